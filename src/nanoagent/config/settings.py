@@ -204,10 +204,22 @@ class Settings(BaseSettings):
     docker_nodejs_image: str = Field("nanoagent-nodejs:latest", description="image of the Node.js runtime")
     docker_cpp_image: str = Field("nanoagent-cpp:latest", description="image of the C++ runtime")
     docker_go_image: str = Field("nanoagent-go:latest", description="image of the Go runtime")
-    warm_pool_python_size: NotNegative = Field(1, description="containers kept ready for Python")
-    warm_pool_nodejs_size: NotNegative = Field(1, description="containers kept ready for Node.js")
-    warm_pool_cpp_size: NotNegative = Field(1, description="containers kept ready for C++")
-    warm_pool_go_size: NotNegative = Field(1, description="containers kept ready for Go")
+    warm_pool_python_size: NotNegative = Field(
+        1,
+        description="containers kept ready for Python; more after several were taken at once; 0: none",
+    )
+    warm_pool_nodejs_size: NotNegative = Field(
+        1,
+        description="containers kept ready for Node.js; more after several were taken at once; 0: none",
+    )
+    warm_pool_cpp_size: NotNegative = Field(
+        1,
+        description="containers kept ready for C++; more after several were taken at once; 0: none",
+    )
+    warm_pool_go_size: NotNegative = Field(
+        1,
+        description="containers kept ready for Go; more after several were taken at once; 0: none",
+    )
     container_idle_seconds: Positive = Field(
         300, description="time after which an unused bound container is retired, seconds"
     )

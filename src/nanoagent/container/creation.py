@@ -67,8 +67,9 @@ def generic_spec(
 class Creation:
     """Creates containers in the background. It owns the creations that are under way.
 
-    Refills keep generic containers ready for each runtime. A job that finds no container waits for the next
-    one. If the budget has no room, a creation for a job evicts idle containers. A refill evicts none.
+    Refills keep as many generic containers ready as `WantedGeneric` says. A job that finds no container waits
+    for the next one. If the budget has no room, a creation for a job evicts idle containers. A refill evicts
+    none.
 
     Args:
         context: The collaborators and the state that the parts of the pool share.
@@ -164,7 +165,7 @@ class Creation:
             return True
         left_for_pool = self._inventory.generic(runtime) + starting - waiting
         planned = sum(map(len, self._starting.values()))
-        return left_for_pool < self._policy.sizes[runtime] and self._budget.allows_refill(planned)
+        return left_for_pool < self._context.wanted.number(runtime) and self._budget.allows_refill(planned)
 
     def _ended(self) -> None:
         self._context.changes.notify()

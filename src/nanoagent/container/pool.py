@@ -16,9 +16,9 @@ The parts of the pool, and the state that each of them owns:
 * `Inventory`: the lists of the containers. Only the inventory changes their states.
 * `Budget`: the memory and the number of the containers (`charges`: how much memory a container takes).
 * `WaitingJobs`: the jobs that wait for a container to be created.
-* `Creation`: the creations under way. Refills keep `WARM_POOL_*_SIZE` generic containers per runtime ready,
-  so that most jobs do not wait for a creation. A job that finds no container waits for the next one (cold
-  start).
+* `Creation`: the creations under way. Refills keep generic containers of each runtime ready, so that most
+  jobs do not wait for a creation (`demand`: how many). A job that finds no container waits for the next one
+  (cold start).
 * `Binder`: puts the code, the program and the limits of a function version into a container.
 * `Retirement`: the removals under way, and the sweep. Eviction makes room for jobs: it retires the least
   valuable idle containers (`policy.victims`).
@@ -31,8 +31,8 @@ The parts of the pool, and the state that each of them owns:
 
 `pool_context` has the collaborators and the state that the parts share.
 
-Read in this order: `policy`, `inventory`, `charges`, `budget`, this module, `creation` with `waiting` and
-`availability`, `binder`, `retirement`, `engine_watch` with `strays`.
+Read in this order: `policy`, `inventory`, `charges`, `budget`, this module, `creation` with `waiting`,
+`demand` and `availability`, `binder`, `retirement`, `engine_watch` with `strays`.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ from nanoagent.container.availability import Availability
 from nanoagent.container.binder import Binder
 from nanoagent.container.budget import Budget
 from nanoagent.container.creation import Creation
+from nanoagent.container.demand import WantedGeneric
 from nanoagent.container.engine_watch import EngineWatch
 from nanoagent.container.inventory import Inventory
 from nanoagent.container.policy import ContainerState, choose_idle
@@ -126,6 +127,7 @@ class Pool:
             inventory=Inventory(),
             budget=Budget(policy.memory_mb, policy.most_containers),
             waiting=WaitingJobs(),
+            wanted=WantedGeneric(policy.sizes, clock),
             changes=Changes(),
             strays=Strays(driver, home),
         )
@@ -205,6 +207,8 @@ class Pool:
     async def _take(self, binding: Binding) -> tuple[PooledContainer, Start]:
         """Take an idle container, or wait for a new one."""
         pooled = choose_idle(binding, self._inventory.idle(binding.runtime), self._policy.sharing)
+        if (pooled is None or pooled.is_generic) and binding.purpose != "compile":
+            self._context.wanted.record_taken(binding.runtime)
         if pooled is None:
             pooled = await self._creation.next_container(binding.runtime)
             await self._lend_memory(pooled, binding)

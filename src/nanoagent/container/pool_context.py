@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from nanoagent.container.base import Driver
     from nanoagent.container.budget import Budget
+    from nanoagent.container.demand import WantedGeneric
     from nanoagent.container.inventory import Inventory
     from nanoagent.container.policy import PoolPolicy
     from nanoagent.container.strays import Strays
@@ -50,6 +51,7 @@ class PoolContext:
         inventory: The containers.
         budget: The budget of the pool: counts the memory and the number of the containers.
         waiting: The jobs that wait for a container.
+        wanted: How many generic containers to keep ready.
         changes: Wakes tasks when the budget may have more room.
         strays: Removes stray containers after a creation or a removal has failed.
     """
@@ -63,5 +65,6 @@ class PoolContext:
     inventory: Inventory
     budget: Budget
     waiting: WaitingJobs
+    wanted: WantedGeneric
     changes: Changes
     strays: Strays

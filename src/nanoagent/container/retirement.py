@@ -12,6 +12,7 @@ from nanoagent.container.policy import retirement_reason, victims
 from nanoagent.host.background import TaskName
 from nanoagent.host.shielding import uninterrupted
 from nanoagent.model.errors import ContainerError
+from nanoagent.model.job import Runtime
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -142,6 +143,10 @@ class Retirement:
             reason = retirement_reason(pooled, self._context.policy, now)
             if reason is not None:
                 self.retire(pooled, reason)
+        for runtime in Runtime:
+            generic = [*self._inventory.idle(runtime).generic]
+            for pooled in generic[self._context.wanted.number(runtime) :]:
+                self.retire(pooled, "surplus")
         if (overdraft_mb := self._budget.overdraft_mb) > 0:
             self.evict(overdraft_mb, containers=0)
         self._refill()

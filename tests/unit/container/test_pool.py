@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import shutil
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from nanoagent.container import charges, engine_watch
 from nanoagent.container import pool as pool_module
 from nanoagent.container.budget import Budget
 from nanoagent.container.cgroup import ControlGroup
+from nanoagent.container.demand import MEMORY_S
 from nanoagent.container.policy import GENERIC_MEMORY_MB, Binding, ContainerState, Sharing
 from nanoagent.container.pool import Pool
 from nanoagent.container.work_directory import WorkDirectory
@@ -477,6 +479,58 @@ def test_the_budget_is_never_exceeded_and_everyone_is_served(runs, python, budge
             assert bench.budget.committed_mb == 0
 
     asyncio.run(scenario())
+
+
+# --- the demand for generic containers
+
+
+async def first_runs(bench: Bench, number: int, runtime: Runtime = Runtime.PYTHON) -> None:
+    """Run that many new functions, all at the same time of the clock."""
+    for _ in range(number):
+        await bench.run(secrets.token_hex(4), runtime=runtime)
+
+
+async def test_more_are_kept_ready_after_several_were_taken_at_once(open_bench):
+    async with open_bench(memory_mb=64 * GENERIC_MEMORY_MB) as bench:
+        await bench.pool.start()
+        await bench.pool.filled()
+        await first_runs(bench, 4)
+        await bench.until(lambda: not bench.starting)
+        assert bench.idle(generic=True) == 4
+        bench.clock.now = MEMORY_S + 1
+        bench.pool._retirement.sweep_once()
+        await bench.removals()
+        assert bench.idle(generic=True) == 1
+    assert bench.value("worker_containers_retired_total", reason="surplus") == 3
+
+
+async def test_none_are_kept_ready_for_a_runtime_without_a_warm_pool(open_bench):
+    async with open_bench(memory_mb=64 * GENERIC_MEMORY_MB) as bench:
+        await bench.pool.start()
+        await first_runs(bench, 4, Runtime.GO)
+        await bench.until(lambda: not bench.pool._creation.starting(Runtime.GO))
+        assert bench.idle(Runtime.GO, generic=True) == 0
+
+
+async def test_hot_runs_and_compilations_ask_for_no_more(open_bench):
+    async with open_bench(memory_mb=64 * GENERIC_MEMORY_MB) as bench:
+        await bench.pool.start()
+        await bench.pool.filled()
+        await bench.run()
+        for _ in range(5):
+            assert (await bench.run()).start is Start.HOT
+            await bench.run(purpose="compile")
+        await bench.until(lambda: not bench.starting)
+        assert bench.idle(generic=True) == 1
+
+
+async def test_the_demand_does_not_evict_containers_of_functions(open_bench):
+    async with open_bench(memory_mb=4 * GENERIC_MEMORY_MB) as bench:
+        await bench.pool.start()
+        await bench.pool.filled()
+        await first_runs(bench, 4)
+        await bench.until(lambda: not bench.starting)
+        assert (bench.idle(generic=False), bench.idle(generic=True)) == (4, 0)
 
 
 # --- creation that fails
