@@ -57,10 +57,11 @@ def calls(lab: Lab, runtime: Runtime, count: int) -> list[Call]:
 
 async def one_pass(agent: AgentUnderTest, jobs: Iterable[Call]) -> Load:
     """Run jobs in their order, and return what was measured."""
-    begun = time.perf_counter()
+    begun, cpu_begun = time.perf_counter(), time.process_time()
     times_ms = await agent.run_in_order(jobs, AT_ONCE)
-    elapsed_s = time.perf_counter() - begun
-    return Load(times_ms, [str(document["start"]) for document in await agent.results()], elapsed_s)
+    elapsed_s, cpu_s = time.perf_counter() - begun, time.process_time() - cpu_begun
+    starts = [str(document["start"]) for document in await agent.results()]
+    return Load(times_ms, starts, elapsed_s, cpu_s)
 
 
 async def passes(agent: AgentUnderTest, jobs: Sequence[Call], least_jobs: int) -> tuple[Load, Load]:
@@ -92,7 +93,7 @@ async def many_functions(
     """
     found: dict[int, tuple[Load, Load]] = {}
     jobs = calls(lab, runtime, counts[-1])
-    async with lab.another_agent("many") as agent:
+    async with lab.another_agent(f"many-{runtime}") as agent:
         for count in counts:
             found[count] = await passes(agent, jobs[:count], least_jobs)
             report(f"{runtime}, {count} functions", found[count][1])
@@ -110,7 +111,7 @@ async def hot_in_small_budget(lab: Lab, runtime: Runtime, most: int, report: Rep
     """
     jobs = calls(lab, runtime, most)
     hot = 0
-    async with lab.another_agent("budget", worker_memory_mb=_SMALL_BUDGET_MB) as agent:
+    async with lab.another_agent(f"budget-{runtime}", worker_memory_mb=_SMALL_BUDGET_MB) as agent:
         for count in range(_STEP, most + 1, _STEP):
             _, warm = await passes(agent, jobs[:count], count)
             report(f"{runtime}, {count} functions in {_SMALL_BUDGET_MB} MiB", warm)
@@ -127,18 +128,24 @@ async def mixed(lab: Lab, runtime: Runtime, mix: Mix, report: Reporter) -> Load:
     """
     jobs = calls(lab, runtime, mix.functions)
     plan = arrivals(mix, _SEED)
-    async with lab.another_agent("mix") as agent:
-        begun = time.perf_counter()
+    async with lab.another_agent(f"mix-{runtime}") as agent:
+        begun, cpu_begun = time.perf_counter(), time.process_time()
         ended = [
             asyncio.create_task(_timed(agent, jobs[arrival.function], begun + arrival.at_s))
             for arrival in plan
         ]
         ended_at = await asyncio.gather(*ended)
+        cpu_s = (time.process_time() - cpu_begun) / len(plan)
         documents = await agent.results()
     warm_s = min(_WARM_AFTER_S, mix.seconds / 2)
     late = [number for number, arrival in enumerate(plan) if arrival.at_s >= warm_s]
     times_ms = [(ended_at[number] - begun - plan[number].at_s) * 1000 for number in late]
-    load = Load(times_ms, [str(documents[number]["start"]) for number in late], mix.seconds - warm_s)
+    load = Load(
+        times_ms,
+        [str(documents[number]["start"]) for number in late],
+        mix.seconds - warm_s,
+        cpu_s * len(late),
+    )
     report(f"{runtime}, mixed load", load)
     return load
 

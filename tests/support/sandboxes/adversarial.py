@@ -83,10 +83,13 @@ class Yard:
     Args:
         pool: A started pool.
         home: The folder of the pool's worker.
+
+    Attributes:
+        pool: The pool.
     """
 
     def __init__(self, pool: Pool, home: WorkerHome) -> None:
-        self._pool = pool
+        self.pool = pool
         self._home = home
         self._functions = 0
 
@@ -115,7 +118,7 @@ class Yard:
     @asynccontextmanager
     async def acquire(self, function: Function, **changes: Any) -> AsyncIterator[AcquiredContainer]:
         """Acquire a container that is bound to the function; `changes` are fields of `Binding`."""
-        async with self._pool.acquire(function.binding(**changes)) as acquired:
+        async with self.pool.acquire(function.binding(**changes)) as acquired:
             yield acquired
 
     async def run(self, function: Function, said: str, *, memory_mb: int = 128, **changes: Any) -> Ran:
@@ -161,7 +164,7 @@ class Yard:
             output_max_total_bytes=LIMITS.output_bytes,
             prepare_next=False,
         )
-        async with self._pool.acquire(binding) as acquired:
+        async with self.pool.acquire(binding) as acquired:
             return await execution.execute(acquired, request, self._spool())
 
     def _spool(self) -> Path:
@@ -178,6 +181,7 @@ async def yard(
     ready: int = 0,
     listening_addresses: tuple[ListeningAddress, ...] = (),
     modules: tuple[str, ...] = (),
+    memory_mb: int = 4096,
 ) -> AsyncIterator[Yard]:
     """Make a yard with real containers of an isolation level.
 
@@ -189,13 +193,14 @@ async def yard(
         ready: The number of generic containers of each language to keep ready.
         listening_addresses: The addresses at which the test listens in the network of runs.
         modules: Python modules that every interpreter imports in advance.
+        memory_mb: The budget of memory of all containers.
     """
     never = level is Isolation.CONTAINER
     with worker_home() as home:
         policy = PoolPolicy(
             images={runtime: image_of(runtime) for runtime in Runtime},
             sizes={runtime: ready if runtime in runtimes else 0 for runtime in Runtime},
-            memory_mb=4096,
+            memory_mb=memory_mb,
             modules=modules,
             generic_cpus=_MOST_CPUS,
             idle_s=600,
