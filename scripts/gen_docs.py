@@ -80,15 +80,19 @@ SETTINGS_KO: Final = {
     "docker_nodejs_image": "Node.js 런타임 이미지",
     "docker_cpp_image": "C++ 런타임 이미지",
     "docker_go_image": "Go 런타임 이미지",
-    "warm_pool_python_size": "미리 준비해 두는 Python 컨테이너 수",
-    "warm_pool_nodejs_size": "미리 준비해 두는 Node.js 컨테이너 수",
-    "warm_pool_cpp_size": "미리 준비해 두는 C++ 컨테이너 수",
-    "warm_pool_go_size": "미리 준비해 두는 Go 컨테이너 수",
+    "warm_pool_python_size": "미리 준비해 두는 Python 컨테이너 수; 여러 개를 쓴 뒤에는 더 많이; 0이면 없음",
+    "warm_pool_nodejs_size": "미리 준비해 두는 Node.js 컨테이너 수; 여러 개를 쓴 뒤에는 더 많이; 0이면 없음",
+    "warm_pool_cpp_size": "미리 준비해 두는 C++ 컨테이너 수; 여러 개를 쓴 뒤에는 더 많이; 0이면 없음",
+    "warm_pool_go_size": "미리 준비해 두는 Go 컨테이너 수; 여러 개를 쓴 뒤에는 더 많이; 0이면 없음",
     "container_idle_seconds": "함수에 묶인 컨테이너를 이 시간(초) 동안 쓰지 않으면 폐기",
     "container_max_runs": "이 횟수만큼 실행한 컨테이너는 폐기; 1이면 재사용하지 않음",
     "container_sharing": (
-        "컨테이너 하나를 함께 쓸 수 있는 실행: 함수 하나의 실행, 이 워커의 모든 실행(worker, L2 "
-        "필요), 또는 없음(never)"
+        "컨테이너 하나를 함께 쓸 수 있는 실행: 함수 하나의 실행, 한 소유자의 실행(tenant, L2 필요), 이 "
+        "워커의 모든 실행(worker, L2 필요), 또는 없음(never)"
+    ),
+    "tenant_pattern": (
+        "CONTAINER_SHARING=tenant이고 작업에 `tenantId`가 없을 때: `s3Key` 또는 `functionId`의 앞부분에 "
+        "맞추는 정규 표현식. 그룹이 소유자입니다. 예: `users/([^/]+)/`"
     ),
     "min_isolation": (
         "요구하는 격리 수준; L2: 실행마다 샌드박스를 쓸 수 있는 호스트에서만 시작; "
@@ -364,6 +368,7 @@ GROUPS: Final = (
         "격리",
         (
             "container_sharing",
+            "tenant_pattern",
             "min_isolation",
             "container_apparmor_profile",
             "docker_runtime",

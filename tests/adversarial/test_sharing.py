@@ -1,4 +1,4 @@
-"""`CONTAINER_SHARING=worker`: one function after another in the same container, a sandbox for each run."""
+"""`CONTAINER_SHARING=worker` and `tenant`: several functions in one container, a sandbox for each run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from nanoagent.common.units import MIB
-from nanoagent.container.policy import Sharing
+from nanoagent.container.policy import Owner, OwnerSource, Sharing
 from nanoagent.languages.recipes import RECIPES
 from nanoagent.model.job import Runtime
 from nanoagent.model.result import ErrorType, Isolation, Start
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
+ALICE, BOB = Owner(OwnerSource.FIELD, "alice"), Owner(OwnerSource.FIELD, "bob")
 LEFT = ("files", "code", "shared memory", "POSIX queue", "abstract socket", "listener", "time wait", "daemon")
 LOOK = (
     *(
@@ -63,15 +64,18 @@ def language(
     return request.param, program_of(request.param)
 
 
-async def test_a_function_sees_nothing_of_the_other_functions(language):
+@pytest.mark.parametrize("sharing", [Sharing.WORKER, Sharing.TENANT])
+async def test_a_function_sees_nothing_of_the_other_functions(language, sharing):
     """What B sees after A in A's container is what it sees in one that has served nobody."""
     runtime, program = language
     seen = []
     for has_predecessor in (False, True):
-        async with yard(Isolation.SANDBOX, (runtime,), sharing=Sharing.WORKER) as alone:
-            before = alone.adversary(runtime, program)
+        async with yard(Isolation.SANDBOX, (runtime,), sharing=sharing) as alone:
+            before = alone.adversary(runtime, program, owner=ALICE)
             after = alone.function(
-                runtime, {RECIPES[runtime].entry: (before.tree / RECIPES[runtime].entry).read_text()}
+                runtime,
+                {RECIPES[runtime].entry: (before.tree / RECIPES[runtime].entry).read_text()},
+                owner=ALICE,
             )
             if has_predecessor:
                 (before.tree / "of_a").write_text("A's")
@@ -108,6 +112,20 @@ def other_program(containers: Yard) -> object:
     program = containers.function(Runtime.CPP, {"program": "#!/bin/sh\necho I am B\n"}).tree / "program"
     program.chmod(0o755)
     return program
+
+
+async def test_owners_never_meet(language):
+    """Neither the container of another owner is used, nor that of a function without an owner."""
+    runtime, program = language
+    async with yard(Isolation.SANDBOX, (runtime,), sharing=Sharing.TENANT) as place:
+        of_alice = place.adversary(runtime, program, owner=ALICE)
+        functions = [of_alice, replace(of_alice, owner=BOB), replace(of_alice, owner=None)]
+        for function in (*functions, *reversed(functions)):
+            await place.ask(function, leave=LEFT)
+        found = [(await place.ask(function, look=LOOK))[1].container_id for function in functions]
+        assert len(set(found)) == len(functions)
+        another = place.adversary(runtime, program, owner=BOB)
+        assert (await place.ask(another, look=LOOK))[1].container_id == found[1]
 
 
 # --- modules that wait in A's interpreter, and are not B's

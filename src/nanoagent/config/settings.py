@@ -9,6 +9,7 @@ import secrets
 import socket
 from contextlib import suppress
 from decimal import Decimal
+from functools import cached_property
 from pathlib import Path
 from typing import Final, Literal, Self
 from urllib.parse import unquote, urlsplit
@@ -29,6 +30,7 @@ from nanoagent.config.types import (
     ModelKey,
     Networks,
     NotNegative,
+    OwnerPattern,
     Ports,
     Positive,
     PositiveFloat,
@@ -226,10 +228,15 @@ class Settings(BaseSettings):
     container_max_runs: Positive = Field(
         1000, description="runs after which a container is retired; 1: no reuse"
     )
-    container_sharing: Literal["function", "worker", "never"] = Field(
+    container_sharing: Literal["function", "tenant", "worker", "never"] = Field(
         "function",
-        description="runs that may share a container: those of one function, all runs on this worker "
-        "(worker; requires L2), or none (never)",
+        description="runs that may share a container: those of one function, those of one owner (tenant; "
+        "requires L2), all runs on this worker (worker; requires L2), or none (never)",
+    )
+    tenant_pattern: OwnerPattern | None = Field(
+        None,
+        description="for CONTAINER_SHARING=tenant, and jobs without `tenantId`: a regular expression for the "
+        "beginning of `s3Key` or `functionId`, whose group is the owner, such as `users/([^/]+)/`",
     )
     min_isolation: Literal["L2", "L1", "L0"] = Field(
         "L1",
@@ -483,6 +490,11 @@ class Settings(BaseSettings):
             network=self.network,
             locale=self.locale,
         )
+
+    @cached_property
+    def tenant_regex(self) -> re.Pattern[str] | None:
+        """TENANT_PATTERN, compiled."""
+        return None if self.tenant_pattern is None else re.compile(self.tenant_pattern)
 
     def cpus_for(self, memory_mb: int) -> float:
         """Return the CPUs of a job: in proportion to its memory, but at least CPU_MIN.

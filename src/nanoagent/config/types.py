@@ -90,6 +90,16 @@ def _check_host_patterns(value: str) -> str:
     return value
 
 
+def _check_owner_pattern(value: str) -> str:
+    try:
+        groups = re.compile(value).groups
+    except re.error as exc:
+        raise ValueError(f"a regular expression; {exc}") from None
+    if groups != 1:
+        raise ValueError(f"a regular expression with one group, which is the owner; it has {groups} groups")
+    return value
+
+
 def _check_networks(value: str) -> str:
     for network in listed(value):
         try:
@@ -189,6 +199,7 @@ BaseUrl = Annotated[str, AfterValidator(_check_base_url)]
 Bucket = Annotated[str, AfterValidator(_check_bucket)]
 ModelKey = Annotated[str, AfterValidator(_check_key)]
 HostPatterns = Annotated[str, AfterValidator(_check_host_patterns)]
+OwnerPattern = Annotated[str, AfterValidator(_check_owner_pattern)]
 Networks = Annotated[str, AfterValidator(_check_networks)]
 Ports = Annotated[str, AfterValidator(_check_ports)]
 ExistingFolder = Annotated[Path, AfterValidator(_check_folder_exists)]

@@ -92,10 +92,10 @@ def isolation_problems(found: HostIsolation, lowest_level: str, sharing: Sharing
         problems.append(
             f"MIN_ISOLATION: L2 is not possible on this host ({found.reason}); it should be L1 or L0"
         )
-    if sharing is Sharing.WORKER:
+    if sharing in {Sharing.WORKER, Sharing.TENANT}:
         problems.append(
-            "CONTAINER_SHARING: worker needs a sandbox for each run (L2), which is not possible on this host "
-            f"({found.reason}); it should be function or never"
+            f"CONTAINER_SHARING: {sharing} needs a sandbox for each run (L2), which is not possible on this "
+            f"host ({found.reason}); it should be function or never"
         )
     return problems
 

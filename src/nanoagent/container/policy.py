@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import chain
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from nanoagent.common.units import MIB
 from nanoagent.container.charges import LEFTOVER_BYTES
@@ -35,8 +35,33 @@ class Sharing(StrEnum):
     """The runs that a container may serve (`CONTAINER_SHARING`)."""
 
     FUNCTION = "function"  # runs of one function version
+    TENANT = "tenant"  # runs of all functions of one owner, one after another
     WORKER = "worker"  # runs of all functions, one after another
     NEVER = "never"  # one run
+
+
+class OwnerSource(StrEnum):
+    """The part of a job that names the owner."""
+
+    FIELD = "tenantId"
+    KEY = "s3Key"
+    FUNCTION_ID = "functionId"
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The owner of functions that may share containers, with CONTAINER_SHARING=tenant.
+
+    Attributes:
+        source: The part of the job that names the owner.
+        name: The name.
+        bucket: The bucket of the code, if the source is its key. The same folder in another bucket may belong
+            to another owner.
+    """
+
+    source: OwnerSource
+    name: str
+    bucket: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,17 +129,20 @@ class BindingKey:
         has_byte_code: Whether the byte code of the code is beside it.
         program: The program. One function version may have two programs, because all functions without an ID
             have the same version, and one of them may have linked its program from earlier objects.
+        owner: The owner of the function, with `CONTAINER_SHARING=tenant`. Functions of two owners may have
+            the same ID and the same code.
     """
 
     purpose: str
     version: FunctionVersion
     has_byte_code: bool = False
     program: Path | None = None
+    owner: Owner | None = None
 
     @property
     def code(self) -> CodeKey:
         """The key without the byte code. Containers with equal keys have the same code and program."""
-        return self.purpose, self.version, self.program
+        return self.purpose, self.version, self.program, self.owner
 
     def is_like(self, wanted: BindingKey) -> bool:
         """Whether a container with this key has the code of `wanted`, with or without its byte code."""
@@ -125,7 +153,7 @@ class BindingKey:
         return self.is_like(wanted) and self.has_byte_code >= wanted.has_byte_code
 
 
-CodeKey = tuple[str, FunctionVersion, "Path | None"]
+CodeKey = tuple[str, FunctionVersion, "Path | None", Owner | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +174,7 @@ class Binding:
         byte_code: A folder with byte code to put beside the code; None if there is none.
         find_modules: Returns the Python modules to import in advance. Blocking; it is called in a thread.
         purpose: `run`, `build` or `compile`. A container for builds or compilations serves no runs.
+        owner: The owner of the function; None if it is unknown, or does not matter.
     """
 
     runtime: Runtime
@@ -160,6 +189,7 @@ class Binding:
     byte_code: Path | None = None
     find_modules: Callable[[], tuple[str, ...]] = tuple
     purpose: str = "run"
+    owner: Owner | None = None
 
     @property
     def needed_mb(self) -> int:
@@ -170,7 +200,7 @@ class Binding:
     def key(self) -> BindingKey:
         """The key of the binding. A container whose key does not serve it must be bound first."""
         version = FunctionVersion(self.function_id, self.runtime, self.digest, self.memory_mb)
-        return BindingKey(self.purpose, version, self.byte_code is not None, self.program)
+        return BindingKey(self.purpose, version, self.byte_code is not None, self.program, self.owner)
 
 
 class ContainerState(StrEnum):
@@ -255,6 +285,7 @@ class IdleContainers:
         self._all: dict[PooledContainer, None] = {}
         self._generic: dict[PooledContainer, None] = {}
         self._bound: dict[CodeKey, dict[PooledContainer, None]] = {}
+        self._owned: dict[Owner, dict[PooledContainer, None]] = {}
         for pooled in containers:
             self.add(pooled)
 
@@ -263,8 +294,10 @@ class IdleContainers:
         self._all[pooled] = None
         if pooled.key is None:
             self._generic[pooled] = None
-        else:
-            self._bound.setdefault(pooled.key.code, {})[pooled] = None
+            return
+        self._bound.setdefault(pooled.key.code, {})[pooled] = None
+        if pooled.key.owner is not None:
+            self._owned.setdefault(pooled.key.owner, {})[pooled] = None
 
     def remove(self, pooled: PooledContainer) -> None:
         """Remove a container."""
@@ -272,10 +305,9 @@ class IdleContainers:
         if pooled.key is None:
             del self._generic[pooled]
             return
-        alike = self._bound[pooled.key.code]
-        del alike[pooled]
-        if not alike:
-            del self._bound[pooled.key.code]
+        _remove(self._bound, pooled.key.code, pooled)
+        if pooled.key.owner is not None:
+            _remove(self._owned, pooled.key.owner, pooled)
 
     def __len__(self) -> int:
         return len(self._all)
@@ -292,6 +324,20 @@ class IdleContainers:
         """Return the containers with the code of a key, the most recently used one first."""
         return [*reversed(self._bound.get(key.code, {}))]
 
+    def of_owner(self, owner: Owner | None) -> Collection[PooledContainer]:
+        """Return the containers of an owner; none if the owner is unknown."""
+        return self._owned.get(owner, {}) if owner is not None else ()
+
+
+_K = TypeVar("_K")
+
+
+def _remove(index: dict[_K, dict[PooledContainer, None]], key: _K, pooled: PooledContainer) -> None:
+    containers = index[key]
+    del containers[pooled]
+    if not containers:
+        del index[key]
+
 
 def choose_idle(binding: Binding, idle: IdleContainers, sharing: Sharing) -> PooledContainer | None:
     """Choose the idle container for a job.
@@ -301,7 +347,8 @@ def choose_idle(binding: Binding, idle: IdleContainers, sharing: Sharing) -> Poo
     the idle time at which they are retired. If the job has byte code, a container of the same function
     version without byte code comes next: it is bound again, and a generic container stays ready for other
     functions. A generic container follows. A container of another function comes last, and only with
-    `CONTAINER_SHARING=worker`.
+    `CONTAINER_SHARING=worker`, or with `CONTAINER_SHARING=tenant` if it has only served functions of the same
+    owner.
 
     A compilation gets no idle container, because jobs may need it.
 
@@ -318,7 +365,11 @@ def choose_idle(binding: Binding, idle: IdleContainers, sharing: Sharing) -> Poo
     wanted = binding.key
     alike = idle.like(wanted)
     bound = (pooled for pooled in alike if pooled.serves(wanted))
-    others = idle if sharing is Sharing.WORKER and binding.purpose == "run" else ()
+    others: Iterable[PooledContainer] = ()
+    if binding.purpose == "run" and sharing is Sharing.WORKER:
+        others = idle
+    elif binding.purpose == "run" and sharing is Sharing.TENANT:
+        others = idle.of_owner(binding.owner)
     return next((pooled for pooled in chain(bound, alike, idle.generic, others) if pooled.alive), None)
 
 

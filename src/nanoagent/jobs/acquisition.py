@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from nanoagent.code import entry_file, imports
 from nanoagent.container.policy import Binding
 from nanoagent.jobs import source
+from nanoagent.jobs.owners import owner_of
 from nanoagent.model.errors import PlatformError, ReturnToQueue
 from nanoagent.model.job import Runtime
 
@@ -87,6 +88,8 @@ class Acquisition:
             "tree_bytes": tree.disk_bytes,
             "program": program,
         }
+        if self._settings.container_sharing == "tenant":
+            fields["owner"] = owner_of(job, self._settings.tenant_regex)
         if byte_code is not None:
             fields["byte_code"] = byte_code.path
             fields["tree_bytes"] += byte_code.disk_bytes

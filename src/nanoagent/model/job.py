@@ -54,6 +54,7 @@ class Job:
         model_id: The default model of the AI client.
         network: The network that the run may use.
         locale: The language of the result's texts.
+        tenant_id: The owner of the function; None if the message does not name one.
     """
 
     request_id: str
@@ -67,6 +68,7 @@ class Job:
     model_id: str
     network: NetworkPolicy = NetworkPolicy.NONE
     locale: Locale = "en"
+    tenant_id: str | None = None
 
     def version(self, digest: str) -> FunctionVersion:
         """Return the function version that the job runs.

@@ -30,6 +30,7 @@ _BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _MAX_KEY_BYTES: Final = 1024  # the limit of S3 for an object key
 _MAX_FUNCTION_ID: Final = 256
 _MAX_MODEL_ID: Final = 256
+_MAX_TENANT_ID: Final = 256
 _MAX_SHOWN_RUNTIME: Final = 64
 # An error shows a value of up to 100 characters whole, and a longer one cut to 80. A character that is not
 # printable is escaped first, which takes up to ten characters.
@@ -77,6 +78,7 @@ class _RawMessage(msgspec.Struct, rename="camel"):
     model_id: msgspec.Raw = msgspec.Raw()
     network: msgspec.Raw = msgspec.Raw()
     locale: msgspec.Raw = msgspec.Raw()
+    tenant_id: msgspec.Raw = msgspec.Raw()
 
 
 _decoder = msgspec.json.Decoder(_RawMessage)
@@ -134,6 +136,7 @@ def parse_job(body: str | bytes, defaults: JobDefaults) -> Job:
         model_id=fields.text("modelId", raw_message.model_id, defaults.model_id, longest=_MAX_MODEL_ID),
         network=fields.network(raw_message.network, defaults.network),
         locale=fields.locale(raw_message.locale, defaults.locale),
+        tenant_id=fields.text("tenantId", raw_message.tenant_id, "", longest=_MAX_TENANT_ID) or None,
     )
     if fields.problems:
         shown_runtime = _decode(raw_message.runtime, str) or Runtime.PYTHON

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from nanoagent.container.execution import Execution
+    from nanoagent.container.policy import Owner
     from nanoagent.container.pool import AcquiredContainer, Pool
     from nanoagent.container.worker_home import WorkerHome
     from nanoagent.network.listening_sockets import ListeningAddress
@@ -53,6 +54,7 @@ class Function:
         tree: Its code.
         program: The built program, for compiled languages.
         modules: Python modules that its code imports, as found by the worker.
+        owner: Its owner.
     """
 
     runtime: Runtime
@@ -60,6 +62,7 @@ class Function:
     tree: Path
     program: Path | None = None
     modules: tuple[str, ...] = ()
+    owner: Owner | None = None
 
     def binding(self, **changes: Any) -> Binding:
         fields: dict[str, Any] = {
@@ -73,6 +76,7 @@ class Function:
             "tree_bytes": sum(path.stat().st_size for path in self.tree.rglob("*")),
             "program": self.program,
             "find_modules": lambda: self.modules,
+            "owner": self.owner,
         }
         return Binding(**(fields | changes))
 

@@ -281,6 +281,16 @@ def test_certificates_that_cannot_be_used_are_refused_by_the_settings_name(
             "10.0.0.1/8",
             "networks such as 10.0.0.0/8, separated by commas; 10.0.0.1/8 has",
         ),
+        (
+            "TENANT_PATTERN",
+            "users/(",
+            "a regular expression; missing ), unterminated subpattern at position 6",
+        ),
+        (
+            "TENANT_PATTERN",
+            "users/[^/]+/",
+            "a regular expression with one group, which is the owner; it has 0 groups",
+        ),
         ("EGRESS_PORTS", "80,http", "numbers from 1 to 65535, separated by commas; 'http' is not one"),
         ("CONTAINER_UID_BASE", "55537", "at most 55536, or at least 65536"),
         ("CONTAINER_UID_BASE", "65535", "at most 55536, or at least 65536"),

@@ -97,6 +97,8 @@ SHARED = HostIsolation(Isolation.SHARED, None, FORBIDDEN)
         (SHARED, "L2", Sharing.FUNCTION, ["MIN_ISOLATION"]),
         (SHARED, "L2", Sharing.NEVER, ["MIN_ISOLATION"]),
         (SHARED, "L1", Sharing.WORKER, ["CONTAINER_SHARING"]),
+        (HostIsolation(Isolation.SANDBOX), "L2", Sharing.TENANT, []),
+        (SHARED, "L1", Sharing.TENANT, ["CONTAINER_SHARING"]),
         (SHARED, "L2", Sharing.WORKER, ["MIN_ISOLATION", "CONTAINER_SHARING"]),
     ],
 )

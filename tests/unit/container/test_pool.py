@@ -19,7 +19,14 @@ from nanoagent.container import pool as pool_module
 from nanoagent.container.budget import Budget
 from nanoagent.container.cgroup import ControlGroup
 from nanoagent.container.demand import MEMORY_S
-from nanoagent.container.policy import GENERIC_MEMORY_MB, Binding, ContainerState, Sharing
+from nanoagent.container.policy import (
+    GENERIC_MEMORY_MB,
+    Binding,
+    ContainerState,
+    Owner,
+    OwnerSource,
+    Sharing,
+)
 from nanoagent.container.pool import Pool
 from nanoagent.container.work_directory import WorkDirectory
 from nanoagent.jobs.admission import Admission
@@ -1127,6 +1134,20 @@ async def test_a_container_of_all_functions_has_only_the_code_and_limit_of_its_p
         assert [path.name for path in (directory / "code").iterdir()] == ["theirs.py"]
         assert not (directory / "program").exists()
         assert bench.counted_mb == bench.budget.committed_mb == 256
+
+
+async def test_a_tenants_container_serves_functions_of_one_owner_only(open_bench):
+    alice, bob = Owner(OwnerSource.FIELD, "alice"), Owner(OwnerSource.FIELD, "bob")
+    async with open_bench(sharing=Sharing.TENANT, sizes=NO_POOL, isolation=Isolation.SANDBOX) as bench:
+        await bench.pool.start()
+        first = await bench.run("f", owner=alice)
+        same_code = await bench.run("f", owner=bob)
+        unknown = await bench.run("f")
+        other = await bench.run("g", owner=alice)
+        back = await bench.run("f", owner=bob)
+    assert [run.start for run in (first, same_code, unknown)] == [Start.COLD] * 3
+    assert (other.container, other.start) == (first.container, Start.WARM)
+    assert (back.container, back.start) == (same_code.container, Start.HOT)
 
 
 async def test_a_workers_container_is_not_built_in(open_bench):

@@ -12,6 +12,8 @@ from nanoagent.container.policy import (
     Binding,
     ContainerState,
     IdleContainers,
+    Owner,
+    OwnerSource,
     PooledContainer,
     PoolPolicy,
     Sharing,
@@ -39,6 +41,9 @@ POLICY = PoolPolicy(
 )
 
 
+ALICE, BOB = Owner(OwnerSource.FIELD, "alice"), Owner(OwnerSource.FIELD, "bob")
+
+
 def binding(**changes: Any) -> Binding:
     fields: dict[str, Any] = {
         "runtime": Runtime.PYTHON,
@@ -62,6 +67,7 @@ def binding(**changes: Any) -> Binding:
         {"memory_mb": 256},
         {"purpose": "build"},
         {"purpose": "compile"},
+        {"owner": ALICE},
     ],
     ids=lambda change: next(iter(change)),
 )
@@ -107,6 +113,40 @@ def test_a_container_of_another_function_serves_a_run_where_the_worker_shares_th
     longest, later = pooled(), pooled()
     found = choose_idle(binding(purpose=purpose), IdleContainers([longest, later]), sharing)
     assert found is (longest if serves else None)
+
+
+@pytest.mark.parametrize(
+    ("owner", "purpose", "sharing", "serves"),
+    [
+        (ALICE, "run", Sharing.TENANT, True),
+        (ALICE, "build", Sharing.TENANT, False),
+        (ALICE, "run", Sharing.FUNCTION, False),
+        (BOB, "run", Sharing.TENANT, False),
+        (Owner(OwnerSource.KEY, "alice", "bucket"), "run", Sharing.TENANT, False),
+        (None, "run", Sharing.TENANT, False),
+    ],
+)
+def test_a_container_of_another_function_serves_a_run_of_the_same_owner(owner, purpose, sharing, serves):
+    of_alice, of_nobody = bound(binding(function_id="g", owner=ALICE)), bound(binding(function_id="h"))
+    wanted = binding(owner=owner, purpose=purpose)
+    found = choose_idle(wanted, IdleContainers([of_nobody, of_alice]), sharing)
+    assert found is (of_alice if serves else None)
+
+
+def test_a_generic_container_is_preferred_to_another_function_of_the_same_owner():
+    of_alice, generic = bound(binding(function_id="g", owner=ALICE)), pooled(key=None)
+    idle = IdleContainers([of_alice, generic])
+    assert choose_idle(binding(owner=ALICE), idle, Sharing.TENANT) is generic
+
+
+def test_removed_containers_are_found_neither_by_code_nor_by_owner():
+    key = binding(owner=ALICE).key
+    first, second = pooled(key=key), pooled(key=key)
+    idle = IdleContainers([first, second])
+    idle.remove(first)
+    assert (idle.like(key), [*idle.of_owner(ALICE)], len(idle)) == ([second], [second], 1)
+    idle.remove(second)
+    assert (idle.like(key), [*idle.of_owner(ALICE)], len(idle)) == ([], [], 0)
 
 
 def test_a_dead_container_serves_no_job():
