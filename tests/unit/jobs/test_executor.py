@@ -20,6 +20,7 @@ from nanoagent.common.units import MIB
 from nanoagent.container import execution
 from nanoagent.container.cgroup import MemoryUse
 from nanoagent.container.execution import Execution
+from nanoagent.container.policy import Owner, OwnerSource
 from nanoagent.jobs.admission import Admission
 from nanoagent.jobs.admission_rules import Budget
 from nanoagent.jobs.attempt import Attempt
@@ -269,6 +270,21 @@ async def test_the_container_is_bound_to_function_code_and_size(rig: Rig):
     )
     assert binding.tree.name == "pkg"  # the single top folder
     assert (binding.purpose, binding.program) == ("run", None)
+
+
+@pytest.mark.parametrize(
+    ("sharing", "owner"),
+    [("tenant", Owner(OwnerSource.KEY, "alice", "code")), ("function", None), ("worker", None)],
+)
+async def test_the_container_is_bound_to_the_owner_if_owners_share_containers(
+    make_rig: Callable[..., Awaitable[Rig]], sharing: str, owner: Owner | None
+):
+    rig = await make_rig(container_sharing=sharing, tenant_pattern="users/([^/]+)/")
+    (rig.folder / "store/code/users/alice").mkdir(parents=True)
+    rig.put(CODE[Runtime.PYTHON], "users/alice/f.zip")
+    await rig.run(make_job(s3_key="users/alice/f.zip"))
+    (binding,) = rig.pool.bindings
+    assert (binding.owner, binding.key.owner) == (owner, owner)
 
 
 async def test_a_job_is_running_from_its_slot_on_and_holds_only_its_own_share(rig: Rig):
