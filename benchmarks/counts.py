@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from unittest import mock
 
-from aiobotocore.client import AioBaseClient
+from aiobotocore.httpsession import AIOHTTPSession
 from benchmarks import container_counts, tracing
 from benchmarks.agent_cost import Load, agent_under_test
 from benchmarks.timed_broker import JobFailed
@@ -36,6 +36,7 @@ from benchmarks.tracing import CannotCount
 from redis import asyncio as redis
 from redis.asyncio.connection import AbstractConnection
 
+from nanoagent.code.fresh_trees import FreshTrees
 from nanoagent.model.job import Runtime
 from nanoagent.telemetry import logs
 
@@ -84,7 +85,7 @@ class LoopCounter:
             for owner, name, counter in (
                 (asyncio.Handle, "_run", "loop_handles"),
                 (AbstractConnection, "send_packed_command", "redis_round_trips"),
-                (AioBaseClient, "_make_api_call", "aws_calls"),
+                (AIOHTTPSession, "send", "aws_calls"),
             ):
                 patched.enter_context(mock.patch.object(owner, name, self._counted(owner, name, counter)))
             try:
@@ -111,7 +112,8 @@ async def of_agent(agent: AgentUnderTest, log: Path) -> tuple[Counts, dict[str, 
     if sys.version_info[:2] == _PYTHON:
         counts["function_calls"] = await _function_calls(agent)
     else:
-        skipped["function_calls"] = f"the budgets are those of Python {_PYTHON[0]}.{_PYTHON[1]}"
+        for counter in ("function_calls", "revalidation_function_calls"):
+            skipped[counter] = f"the budgets are those of Python {_PYTHON[0]}.{_PYTHON[1]}"
     try:
         counts["file_calls"] = await _file_calls(agent)
     except CannotCount as lack:
@@ -120,6 +122,8 @@ async def of_agent(agent: AgentUnderTest, log: Path) -> tuple[Counts, dict[str, 
         counts["agent_syscalls"] = await _syscalls(agent)
     except CannotCount as lack:
         skipped["agent_syscalls"] = str(lack)
+    # Last, because it leaves cancelled timers in the loop, which make new timers dearer.
+    counts |= await _of_revalidation(agent, counts.get("function_calls"))
     return counts, skipped
 
 
@@ -135,6 +139,24 @@ async def _of_loop(agent: AgentUnderTest) -> Counts:
             taken[-1].subtract(before)
     names = ("tasks", "thread_hops", "loop_turns", "loop_handles", "redis_round_trips", "aws_calls")
     return {name: statistics.median_low([each[name] for each in taken]) for name in names}
+
+
+async def _of_revalidation(agent: AgentUnderTest, hot_function_calls: float | None) -> Counts:
+    """Count what a job does to ask S3 whether its code has changed.
+
+    Args:
+        agent: The agent.
+        hot_function_calls: The function calls of a job that does not ask; None if they cannot be counted.
+    """
+    counter = LoopCounter()
+    # Without fresh trees, each job asks.
+    with mock.patch.object(FreshTrees, "recall", return_value=None):
+        with counter.installed():
+            await agent.run(_ONE_AT_A_TIME, JOBS)
+        counts: Counts = {"revalidation_aws_calls": counter.counts["aws_calls"] // JOBS}
+        if hot_function_calls is not None:
+            counts["revalidation_function_calls"] = await _function_calls(agent) - hot_function_calls
+    return counts
 
 
 async def _of_services(agent: AgentUnderTest, log: Path) -> Counts:

@@ -154,6 +154,45 @@ async def test_a_changed_object_is_fetched_and_has_another_etag(readable: Shelf,
     assert (tmp_path / "into").read_bytes() == b"another"
 
 
+async def test_only_an_object_with_the_same_content_is_unchanged(readable: Shelf, tmp_path: Path):
+    """A store need not know it."""
+    await readable.write("k", b"one")
+    assert not await readable.store.is_unchanged(readable.bucket, "k", '"0"')
+    etag = await readable.store.fetch(readable.bucket, "k", tmp_path / "into", etag=None, max_bytes=100)
+    assert etag
+    known = await readable.store.is_unchanged(readable.bucket, "k", etag)
+    assert known == (not isinstance(readable.store, FolderStore))
+
+    await readable.write("k", b"another")
+
+    assert not await readable.store.is_unchanged(readable.bucket, "k", etag)
+    new = await readable.store.fetch(readable.bucket, "k", tmp_path / "into", etag=etag, max_bytes=100)
+    assert new not in {None, etag}
+    assert (tmp_path / "into").read_bytes() == b"another"
+
+
+async def test_an_object_that_was_removed_is_not_unchanged(s3_shelf: S3Shelf, tmp_path: Path):
+    await s3_shelf.write("k", b"one")
+    etag = await s3_shelf.store.fetch(s3_shelf.bucket, "k", tmp_path / "into", etag=None, max_bytes=100)
+    await s3_shelf.client.delete_object(Bucket=s3_shelf.bucket, Key="k")
+
+    assert not await s3_shelf.store.is_unchanged(s3_shelf.bucket, "k", str(etag))
+    with pytest.raises(ObjectMissing):
+        await s3_shelf.store.fetch(s3_shelf.bucket, "k", tmp_path / "into", etag=etag, max_bytes=100)
+
+
+@pytest.mark.parametrize(
+    "key", ["a b+c/파일 (1).zip", "%2F%20", "a//b", "~'!*@&=;:,$?#", "é\u00a0\U0001f600"]
+)
+async def test_an_object_with_any_key_is_unchanged(s3_shelf: S3Shelf, tmp_path: Path, key: str):
+    await s3_shelf.write(key, b"one")
+    etag = await s3_shelf.store.fetch(s3_shelf.bucket, key, tmp_path / "into", etag=None, max_bytes=100)
+
+    names = requests_of(s3_shelf)
+    assert await s3_shelf.store.is_unchanged(s3_shelf.bucket, key, str(etag))
+    assert names == []  # the SDK made no call
+
+
 async def test_a_missing_key_is_missing(readable: Shelf, tmp_path: Path):
     with pytest.raises(ObjectMissing, match="no-such-key"):
         await readable.store.fetch(readable.bucket, "no-such-key", tmp_path / "into", etag=None, max_bytes=1)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession, get_session
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.useragent import UserAgentComponent
 
 from nanoagent.aws.failures import CALL_ERRORS, describe
 from nanoagent.model.errors import ConfigError
@@ -36,12 +37,13 @@ _MAX_ATTEMPTS: Final = 3
 _MAX_CONNECTIONS: Final = 32  # one poll, ten deletions, the renewals of a few hundred leases, transfers
 
 
-def _config(service: str, max_attempts: int, *, at_aws: bool = False) -> AioConfig:
+def _config(service: str, max_attempts: int, user_agent: str, *, at_aws: bool = False) -> AioConfig:
     """Return the configuration of a client.
 
     Args:
         service: The service's name in the SDK.
         max_attempts: How often a call is tried, including the first time.
+        user_agent: The header `User-Agent`.
         at_aws: Whether to use AWS's own endpoint even if another one is configured.
     """
     return AioConfig(
@@ -49,6 +51,8 @@ def _config(service: str, max_attempts: int, *, at_aws: bool = False) -> AioConf
         read_timeout=_POLL_READ_TIMEOUT_S if service == "sqs" else _READ_TIMEOUT_S,
         retries={"mode": "standard", "total_max_attempts": max_attempts},
         max_pool_connections=_MAX_CONNECTIONS,
+        # The SDK would assemble it anew for each request, which takes a fifth of the time of a call.
+        user_agent=user_agent,
         # Older S3-compatible services do not support the checksums that became the default in 2025.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
@@ -63,6 +67,16 @@ def _config(service: str, max_attempts: int, *, at_aws: bool = False) -> AioConf
         },
         ignore_configured_endpoint_urls=at_aws or None,  # None: use the SDK's setting
     )
+
+
+def _user_agent(session: AioSession) -> str:
+    """Return the header `User-Agent`: the SDK, and the application ID if the SDK's settings have one.
+
+    The SDK adds the version of botocore (`user_agent_extra`).
+    """
+    sdk = session.user_agent().removesuffix(f" {session.user_agent_extra}")
+    application = session.get_config_variable("user_agent_appid")
+    return f"{sdk} {UserAgentComponent('app', application).to_string()}" if application else sdk
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +171,7 @@ class AwsClients:
                     endpoint_url=None if at_aws else self.endpoint_url,
                     aws_access_key_id=self.access_key_id,
                     aws_secret_access_key=self.secret_access_key,
-                    config=_config(service, self.max_attempts, at_aws=at_aws),
+                    config=_config(service, self.max_attempts, _user_agent(self.session), at_aws=at_aws),
                 )
                 with _settings_errors(service):
                     self._open[service, at_aws] = await self._exits.enter_async_context(context)

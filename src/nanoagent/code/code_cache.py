@@ -59,7 +59,7 @@ FetchOutcome: TypeAlias = Literal["hit", "revalidated", "miss"]
 
 * `hit`: the fetch used a fresh tree, or shared the request of another fetch, or the disk already had the tree
   of the fetched zip.
-* `revalidated`: the fetch made one conditional request, and the object had not changed.
+* `revalidated`: the store has answered that the object had not changed.
 * `miss`: the zip was fetched and unpacked, or refused.
 """
 
@@ -165,8 +165,9 @@ class CodeCache:
         """Yield the tree of a zip, and keep it on disk until the block ends.
 
         The tree is that of the newest version of the zip, or of the version that the store had less than
-        `fresh_s` ago. A fetch makes at most one request, or at most two if the disk is full. Callers that
-        want the same object at the same time share the request.
+        `fresh_s` ago. A fetch makes at most one request if the object has not changed or is new, and at
+        most two if it has changed; twice as many if the disk is full. Callers that want the same object
+        at the same time share the requests.
 
         Args:
             bucket: The bucket's name.
@@ -213,6 +214,8 @@ class CodeCache:
             # A conditional request is useful only if the tree or the refusal is known: after "not modified",
             # the fetch ends with one of them.
             usable = known if known and (pin or known.digest in self._refusals) else None
+            if usable and await self._store.is_unchanged(bucket, key, usable.etag):
+                return self._revalidated(usable, pin)
             async with self._disk.scratch() as scratch:
                 fetched = await self._request(bucket, key, scratch / "code.zip", usable)
                 if fetched is not None:
@@ -221,16 +224,19 @@ class CodeCache:
                 raise StorageError(
                     f"{shown(bucket, key)}: an unconditional request was answered 'not modified'"
                 )
-            self._observe("revalidated")
-            self._refuse_known(usable.digest)
-            if pin is None:  # the refusal was dropped from memory during the request
-                raise StorageError(
-                    f"{shown(bucket, key)}: neither the tree nor the refusal is known any more"
-                )
-            return pin.share()
+            return self._revalidated(usable, pin)
         finally:
             if pin is not None:
                 pin.release()
+
+    def _revalidated(self, known: IndexEntry, pin: Pin | None) -> Pin:
+        """Return a pin of the tree of an object that has not changed, or raise the refusal of its archive."""
+        self._observe("revalidated")
+        self._refuse_known(known.digest)
+        if pin is None:  # the refusal was dropped from memory during the request
+            name = shown(known.bucket, known.key)
+            raise StorageError(f"{name}: neither the tree nor the refusal is known any more")
+        return pin.share()
 
     async def _request(
         self, bucket: str, key: str, into: Path, known: IndexEntry | None

@@ -59,7 +59,24 @@ def plain_link(endpoint: str, bucket: str, key: str) -> str:
 
 
 class ObjectStore(Protocol):
-    """Stores objects in buckets, by key. Every method raises `StorageError` when the store fails."""
+    """Stores objects in buckets, by key.
+
+    Every method except `is_unchanged` raises `StorageError` when the store fails.
+    """
+
+    async def is_unchanged(self, bucket: str, key: str, etag: str) -> bool:
+        """Ask whether an object still has an ETag, if the store can tell it at a low cost.
+
+        Args:
+            bucket: The bucket's name.
+            key: The object's key.
+            etag: The ETag of the content that the caller already has.
+
+        Returns:
+            False if the object has another ETag, or if this is not known. Then `fetch` must be called, which
+            also tells the reason of a failure.
+        """
+        ...
 
     async def fetch(
         self, bucket: str, key: str, into: Path, *, etag: str | None, max_bytes: int

@@ -68,6 +68,21 @@ class ResilientStore:
         self._has_read = False
         self._waiting_writes = 0
 
+    async def is_unchanged(self, bucket: str, key: str, etag: str) -> bool:
+        """See `ObjectStore.is_unchanged`. While the store cannot be used, it is not asked."""
+        health = self._health
+        if health.reason is not None:
+            return False
+        call = health.begin_call()
+        try:
+            unchanged = await self._store.is_unchanged(bucket, key, etag)
+        finally:
+            health.end_call(call)
+        if unchanged:
+            health.succeeded()
+            self._has_read = True
+        return unchanged
+
     async def fetch(
         self, bucket: str, key: str, into: Path, *, etag: str | None, max_bytes: int
     ) -> str | None:

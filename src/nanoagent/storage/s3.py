@@ -11,6 +11,7 @@ import structlog
 
 from nanoagent.aws import clients as aws
 from nanoagent.aws import failures as aws_failures
+from nanoagent.aws.revalidation import Revalidation, noting_requests
 from nanoagent.model.errors import StorageError, Superseded
 from nanoagent.storage.base import ObjectMissing, ObjectTooLarge, plain_link, shown
 from nanoagent.storage.s3_errors import CONFLICT, NOT_FOUND, NOT_MODIFIED, NOT_SUPPORTED, absence_of
@@ -45,8 +46,13 @@ class S3Store:
 
     def __init__(self, client: Any, *, call_timeout_s: float = aws.CALL_TIMEOUT_S) -> None:
         self._client = client
+        self._revalidation = Revalidation(client)
         self._writes_conditionally = True
         self._call_timeout_s = call_timeout_s
+
+    async def is_unchanged(self, bucket: str, key: str, etag: str) -> bool:
+        """Ask whether an object still has an ETag; see `ObjectStore.is_unchanged`."""
+        return await self._revalidation.is_unchanged(bucket, key, etag)
 
     async def fetch(
         self, bucket: str, key: str, into: Path, *, etag: str | None, max_bytes: int
@@ -136,16 +142,20 @@ class S3Store:
         """Return GetObject's answer before its body is read; None if the object still has the ETag."""
         condition = {} if etag is None else {"IfNoneMatch": etag}
         try:
-            return await self._client.get_object(Bucket=bucket, Key=key, **condition)
+            with noting_requests() as requests:
+                answer = await self._client.get_object(Bucket=bucket, Key=key, **condition)
         except aws_failures.CALL_ERRORS as exc:
             code = aws_failures.error_code(exc)
             if code in NOT_MODIFIED:
+                await self._revalidation.remember(bucket, key, requests)
                 return None
             message = f"read {shown(bucket, key)}: {aws_failures.describe(exc)}"
             absence, action = absence_of(code, str(exc))
             if absence is None:
                 raise StorageError(message) from exc
             raise ObjectMissing(message, absence, action) from exc
+        await self._revalidation.remember(bucket, key, requests)
+        return answer
 
     async def _put_if(
         self,

@@ -52,10 +52,18 @@ class Store(FolderStore):
     def __init__(self, root: Path) -> None:
         super().__init__(root)
         self.requests: list[str | None] = []
+        self.quick_questions: list[str] | None = None  # the ETags asked for; None: the store never knows
         self.entered = asyncio.Event()
         self.gate = asyncio.Event()
         self.gate.set()
         self.failure: Exception | None = None
+
+    async def is_unchanged(self, bucket: str, key: str, etag: str) -> bool:
+        if self.quick_questions is None:
+            return False
+        self.quick_questions.append(etag)
+        await self.gate.wait()
+        return hashlib.sha256(self.path(bucket, key).read_bytes()).hexdigest() == etag
 
     async def fetch(
         self, bucket: str, key: str, into: Path, *, etag: str | None, max_bytes: int
@@ -172,6 +180,54 @@ async def test_an_unchanged_object_costs_one_conditional_request(root: Path, sto
 
     assert store.requests == [None, digest, digest]  # the folder store's ETag happens to be the digest
     assert seen == ["miss", "revalidated", "revalidated"]
+
+
+async def test_a_store_that_knows_it_is_asked_whether_an_object_has_changed(root: Path, store: Store) -> None:
+    seen: list[FetchOutcome] = []
+    store.quick_questions = []
+    old = store.write("k", make_zip({"main.py": "one"}))
+    async with opened(root, store, observe=seen.append) as cache:
+        for _ in range(3):
+            assert await fetched(cache) == {"main.py": "one"}
+        assert (store.quick_questions, store.requests) == ([old, old], [None])
+
+        new = store.write("k", make_zip({"main.py": "two"}))
+        for _ in range(2):
+            assert await fetched(cache) == {"main.py": "two"}
+
+    assert store.quick_questions == [old, old, old, new]
+    assert store.requests == [None, old]
+    assert seen == ["miss", "revalidated", "revalidated", "miss", "revalidated"]
+    assert left_over(root) == []
+
+
+async def test_a_question_for_an_object_is_shared_as_a_fetch_is(root: Path, store: Store) -> None:
+    seen: list[FetchOutcome] = []
+    store.write("k", make_zip({"main.py": "one"}))
+    async with opened(root, store, observe=seen.append) as cache:
+        await fetched(cache)
+        store.quick_questions = []
+        store.gate.clear()
+        asking = [asyncio.create_task(fetched(cache)) for _ in range(5)]
+        async with asyncio.timeout(HOURS_S):
+            while len(seen) < 5 or not store.quick_questions:  # noqa: ASYNC110 - others take their steps meanwhile
+                await asyncio.sleep(0)
+        store.gate.set()
+        assert await asyncio.gather(*asking) == [{"main.py": "one"}] * 5
+    assert len(store.quick_questions) == 1
+    assert sorted(seen) == ["hit"] * 4 + ["miss", "revalidated"]
+
+
+async def test_a_refused_archive_that_has_not_changed_is_still_refused(
+    cache: CodeCache, store: Store
+) -> None:
+    store.quick_questions = []
+    store.write("k", b"no zip")
+    for _ in range(3):
+        with pytest.raises(Rejected):
+            await fetched(cache)
+    assert len(store.quick_questions) == 2
+    assert store.requests == [None]
 
 
 async def test_a_redeploy_under_the_same_key_is_seen(cache: CodeCache, store: Store) -> None:

@@ -51,6 +51,7 @@ class Bench:
         down: What the probe raises, while it is set.
         gate: Calls wait until it is set.
         calls: The keys of what was asked for.
+        unchanged: Whether objects are unchanged.
     """
 
     fails: Exception | None = None
@@ -58,6 +59,7 @@ class Bench:
     now: float = 0.0
     probes: int = 0
     calls: list[str] = field(default_factory=list)
+    unchanged: bool = True
     gate: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -70,6 +72,11 @@ class Bench:
         self.probes += 1
         if self.down is not None:
             raise self.down
+
+    async def is_unchanged(self, bucket: str, key: str, etag: str) -> bool:
+        self.calls.append(key)
+        await self.gate.wait()
+        return self.unchanged
 
     async def fetch(self, bucket: str, key: str, into: Path, **_: Any) -> str:
         await self._do(key)
@@ -118,6 +125,66 @@ async def test_what_a_healthy_store_says_is_handed_on(bench: Bench):
     assert bench.resilient.plain_url("b", "k") == "b/k"
     assert await bench.resilient.not_ready_reason() is None
     assert bench.probes == 0
+
+
+async def test_an_unchanged_object_is_a_success(bench: Bench):
+    bench.fails = failure()
+    for key in "ab":
+        with pytest.raises(StorageError):
+            await bench.read(key)
+    assert await bench.resilient.is_unchanged("code", "k", "etag")
+    with pytest.raises(StorageError):  # the third failure, but not the third in a row
+        await bench.read("c")
+    assert await bench.resilient.not_ready_reason() is None
+
+
+async def test_an_object_that_may_have_changed_says_nothing_of_the_store(bench: Bench):
+    bench.unchanged, bench.fails = False, failure()
+    for key in "ab":
+        assert not await bench.resilient.is_unchanged("code", key, "etag")
+        with pytest.raises(StorageError):
+            await bench.read(key)
+    with pytest.raises(ReturnToQueue):
+        await bench.read("c")
+
+
+async def test_a_store_that_cannot_be_used_is_not_asked_whether_an_object_has_changed(bench: Bench):
+    bench.fails, bench.down = failure(UNREACHABLE), failure(UNREACHABLE)
+    with pytest.raises(ReturnToQueue):
+        await bench.read()
+    bench.calls.clear()
+    assert not await bench.resilient.is_unchanged("code", "k", "etag")
+    assert bench.calls == []
+
+    bench.down = None
+    bench.now += 1
+    assert await bench.resilient.not_ready_reason() is None  # on trial
+    assert await bench.resilient.is_unchanged("code", "k", "etag")
+    bench.fails = failure()  # one failure would open it again, were it still on trial
+    with pytest.raises(StorageError):
+        await bench.read()
+    assert await bench.resilient.not_ready_reason() is None
+
+
+async def test_a_bucket_whose_object_is_unchanged_was_read(bench: Bench):
+    assert await bench.resilient.is_unchanged("code", "k", "etag")
+    bench.fails = ObjectMissing("denied", Absence.DENIED)
+    for key in "abcd":
+        with pytest.raises(ObjectMissing):
+            await bench.read(key)
+    assert await bench.resilient.not_ready_reason() is None
+
+
+async def test_a_question_without_an_answer_is_noticed(bench: Bench):
+    bench.gate.clear()
+    asking = asyncio.create_task(bench.resilient.is_unchanged("code", "k", "etag"))
+    await until(lambda: bench.calls == ["k"])
+    bench.now += 4
+    bench.down = failure(UNREACHABLE)
+    assert await bench.resilient.not_ready_reason() is not None
+    assert bench.probes == 1
+    bench.gate.set()
+    assert await asking
 
 
 async def test_an_object_that_is_missing_says_nothing_of_the_store(bench: Bench):
