@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
+EXIT_NOT_REACHED = 3
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, the convention of shells
 # These are the values of `sender.command.Exit`. They are written here again, so that `nanoagent --help` need
 # not import that module.
@@ -310,6 +311,30 @@ def doctor(env_file: EnvFile = Path(".env"), as_json: AsJson = False) -> int:
     if examined.settings_are_wrong:
         return EXIT_USAGE
     return EXIT_FAILED if examined.has_problem else 0
+
+
+@app.command(epilog="Exit codes: 0 success, 3 no worker answers.")
+def pool(
+    url: Annotated[
+        str, typer.Option(help="URL of the worker's metrics; default: METRICS_HOST and METRICS_PORT.")
+    ] = "",
+    as_json: AsJson = False,
+    env_file: EnvFile = Path(".env"),
+) -> int:
+    """Show the containers of a running worker: hot, generic, evicted, and their memory."""
+    _load_environment(env_file)
+    from nanoagent.telemetry import pool_report
+
+    try:
+        document = pool_report.fetch(url or pool_report.default_url(os.environ))
+    except pool_report.WorkerNotReached as exc:
+        print(f"nanoagent: {_without_secrets(str(exc))}", file=sys.stderr)
+        return EXIT_NOT_REACHED
+    if as_json:
+        print(json.dumps(document, indent=2))
+    else:
+        pool_report.show(document)
+    return 0
 
 
 @app.command(epilog=_SEND_EXITS)

@@ -41,8 +41,9 @@ import asyncio
 import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from nanoagent.common.units import MIB
 from nanoagent.container import charges
 from nanoagent.container.availability import Availability
 from nanoagent.container.binder import Binder
@@ -51,10 +52,12 @@ from nanoagent.container.creation import Creation
 from nanoagent.container.demand import WantedGeneric
 from nanoagent.container.engine_watch import EngineWatch
 from nanoagent.container.inventory import Inventory
+from nanoagent.container.overview import overview
 from nanoagent.container.policy import ContainerState, choose_idle
 from nanoagent.container.pool_context import Changes, PoolContext
 from nanoagent.container.retirement import Retirement
 from nanoagent.container.strays import Strays
+from nanoagent.container.totals import Totals
 from nanoagent.container.waiting import WaitingJobs
 from nanoagent.host.background import Background, TaskName
 from nanoagent.model.errors import ContainerNotMade
@@ -67,7 +70,7 @@ if TYPE_CHECKING:
     from nanoagent.container.base import Driver, RunningContainer
     from nanoagent.container.policy import Binding, PooledContainer, PoolPolicy
     from nanoagent.container.worker_home import WorkerHome
-    from nanoagent.telemetry.metrics import Metrics, PoolState
+    from nanoagent.telemetry.metrics import Metrics, PoolMemory, PoolState
     from nanoagent.telemetry.status import Health
 
 _CLOSE_S: Final = 20.0  # containers that remain after that time are removed by the next worker
@@ -127,6 +130,7 @@ class Pool:
             inventory=Inventory(),
             budget=Budget(policy.memory_mb, policy.most_containers),
             waiting=WaitingJobs(),
+            totals=Totals(),
             wanted=WantedGeneric(policy.sizes, clock),
             changes=Changes(),
             strays=Strays(driver, home),
@@ -139,7 +143,7 @@ class Pool:
         self._watch = EngineWatch(context, self._availability, self._retirement, self._refill)
         self._creation = Creation(context, self._availability, self._watch, self._retirement)
         self._binder = Binder(context)
-        metrics.containers.watch_pool(self._count)
+        metrics.containers.watch_pool(self._count, self._inventory.generic, self._memory_bytes)
 
     # --- start and end
 
@@ -198,8 +202,10 @@ class Pool:
         )
         try:
             if not pooled.serves(binding.key):
+                self._note_rebind(pooled, binding)
                 await self._binder.bind(pooled, binding)
             self._context.metrics.containers.started(binding.runtime, start)
+            self._context.totals.starts[binding.runtime][start] += 1
             yield acquired
         finally:
             self._release(pooled, acquired)
@@ -237,6 +243,12 @@ class Pool:
         if pooled.container.group is None:
             return binding.needed_mb
         return charges.busy_mb(binding.needed_mb, pooled.container.held_bytes)
+
+    def _note_rebind(self, pooled: PooledContainer, binding: Binding) -> None:
+        """Count a container that is bound to another function than before."""
+        if pooled.key is not None and not pooled.key.is_like(binding.key):
+            self._context.totals.rebinds[binding.runtime] += 1
+            self._context.metrics.containers.rebound(binding.runtime)
 
     def _would_keep(self, pooled: PooledContainer, binding: Binding) -> bool:
         kept = self._policy.keeps_containers and pooled.runs + 1 < self._policy.max_runs
@@ -289,6 +301,15 @@ class Pool:
     def unavailable_reason(self) -> str | None:
         """Why the worker takes no jobs at present; see `Availability.unavailable_reason`."""
         return self._availability.unavailable_reason
+
+    def overview(self) -> dict[str, Any]:
+        """Return the state of the pool as a JSON document (`overview`)."""
+        return overview(self._context, {runtime: self._creation.starting(runtime) for runtime in Runtime})
+
+    def _memory_bytes(self, kind: PoolMemory) -> int:
+        """Return an amount of memory, for the metrics."""
+        budget = self._context.budget
+        return (budget.limit_mb if kind == "limit" else budget.committed_mb) * MIB
 
     def _count(self, runtime: Runtime, state: PoolState) -> int:
         """Return the number of containers of a runtime in a state, for the metrics."""

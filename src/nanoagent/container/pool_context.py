@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from nanoagent.container.inventory import Inventory
     from nanoagent.container.policy import PoolPolicy
     from nanoagent.container.strays import Strays
+    from nanoagent.container.totals import Totals
     from nanoagent.container.waiting import WaitingJobs
     from nanoagent.container.worker_home import WorkerHome
     from nanoagent.host.background import Background
@@ -51,6 +52,7 @@ class PoolContext:
         inventory: The containers.
         budget: The budget of the pool: counts the memory and the number of the containers.
         waiting: The jobs that wait for a container.
+        totals: The starts and retirements until now.
         wanted: How many generic containers to keep ready.
         changes: Wakes tasks when the budget may have more room.
         strays: Removes stray containers after a creation or a removal has failed.
@@ -65,6 +67,7 @@ class PoolContext:
     inventory: Inventory
     budget: Budget
     waiting: WaitingJobs
+    totals: Totals
     wanted: WantedGeneric
     changes: Changes
     strays: Strays

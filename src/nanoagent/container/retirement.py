@@ -59,7 +59,8 @@ class Retirement:
         """
         if not self._inventory.remove(pooled):
             return
-        self._context.metrics.containers.retired(reason)
+        self._context.metrics.containers.retired(reason, pooled.runtime)
+        self._context.totals.record_retirement(pooled, reason, self._context.clock())
         self._budget.begin_removal(pooled)
         work = self._remove(pooled)
         removal = self._context.background.once(TaskName.CONTAINER_REMOVAL, work, self.removals)

@@ -69,7 +69,7 @@ class Health:
 
 
 class StatusServer:
-    """Serves `/metrics`, `/healthz` (the worker is alive) and `/readyz` (the worker is ready for jobs).
+    """Serves `/metrics`, `/healthz` (the worker lives), `/readyz` (it is ready for jobs) and `/pool`.
 
     Args:
         health: The document of `/readyz`. The status code is 200 if the worker is ready, else 503.
@@ -85,6 +85,7 @@ class StatusServer:
         self._wanted_port = port
         self._runner: web.AppRunner | None = None
         self._server: asyncio.Server | None = None
+        self._pool: Callable[[], dict[str, Any]] | None = None
 
     @property
     def port(self) -> int:
@@ -103,6 +104,7 @@ class StatusServer:
         app.router.add_get("/metrics", make_aiohttp_handler(self._registry))
         app.router.add_get("/healthz", self._alive)
         app.router.add_get("/readyz", self._ready)
+        app.router.add_get("/pool", self._show_pool)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=_STOP_SECONDS)
         await runner.setup()
         handlers = runner.server
@@ -127,6 +129,15 @@ class StatusServer:
             server.close()
         if runner is not None:
             await runner.cleanup()
+
+    def watch_pool(self, document: Callable[[], dict[str, Any]]) -> None:
+        """Set the function that returns the document of `/pool`."""
+        self._pool = document
+
+    async def _show_pool(self, _request: web.Request) -> web.Response:
+        if self._pool is None:
+            return web.json_response({"reason": "the pool has not started"}, status=503)
+        return web.json_response(self._pool())
 
     async def _alive(self, _request: web.Request) -> web.Response:
         return web.json_response({"status": "ok"})

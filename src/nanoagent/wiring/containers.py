@@ -71,6 +71,8 @@ async def open_pool(
     wanted = replace(pool_policy(settings, listening_addresses), most_containers=most_containers)
     policy = await _with_isolation(settings, wanted, driver, home, telemetry)
     pool = Pool(driver, home, policy, telemetry.metrics, telemetry.health, background=telemetry.background)
+    if telemetry.status is not None:
+        telemetry.status.watch_pool(pool.overview)
     await pool.start()
     close_within(opened, "containers", pool.close, CLOSE_MAX_S)
     return pool, image_ids

@@ -31,11 +31,13 @@ class Telemetry:
         metrics: Counts events.
         health: Knows whether each part is ready.
         background: Starts background tasks, and reports their failures to metrics and health.
+        status: Serves metrics, health and the state of the pool; None without a server.
     """
 
     metrics: Metrics
     health: Health
     background: Background
+    status: StatusServer | None = None
 
 
 def new_metrics(settings: Settings) -> Metrics:
@@ -57,7 +59,7 @@ async def open_telemetry(settings: Settings, opened: AsyncExitStack) -> Telemetr
     await status.start()
     opened.push_async_callback(status.stop)
     log.info("metrics and health", port=status.port)
-    return Telemetry(metrics, health, background)
+    return Telemetry(metrics, health, background, status)
 
 
 def _new_background(metrics: Metrics, health: Health) -> Background:

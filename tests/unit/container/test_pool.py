@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 import shutil
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -538,6 +539,47 @@ async def test_the_demand_does_not_evict_containers_of_functions(open_bench):
         await first_runs(bench, 4)
         await bench.until(lambda: not bench.starting)
         assert (bench.idle(generic=False), bench.idle(generic=True)) == (4, 0)
+
+
+# --- the state of the pool
+
+
+async def test_the_state_of_the_pool_is_shown(open_bench):
+    limits = {"sharing": Sharing.WORKER, "isolation": Isolation.SANDBOX, "most_containers": 50}
+    async with open_bench(memory_mb=2048, **limits) as bench:
+        bench.driver.group = Group(held_mb=20)
+        await bench.pool.start()
+        await bench.pool.filled()
+        await bench.run("f")  # warm
+        await bench.run("f")  # hot
+        await bench.run("f", clean=False)  # hot, and the last one of its container
+        await bench.removals()
+        await bench.until(lambda: not bench.starting)
+        async with bench.pool.acquire(bench.binding("go", runtime=Runtime.GO)):
+            seen = bench.pool.overview()
+    assert seen["memoryMb"] == {"limit": 2048, "charged": 23 + 128 + 23, "held": 46.0, "wanted": 0}
+    assert seen["containers"] == {"limit": 50, "running": 2, "creating": 0, "removing": 0}
+    python, go = seen["runtimes"]["python"], seen["runtimes"]["go"]
+    assert (python["hot"], python["generic"], python["genericWanted"], python["busy"]) == (0, 1, 1, 0)
+    assert python["starts"] == {"hot": 2, "warm": 1, "cold": 0}
+    assert python["retired"] == {"unclean": 1}
+    assert [(one["reason"], one["runs"]) for one in python["lastRetired"]] == [("unclean", 3)]
+    assert (go["busy"], go["coldShare"]) == (1, 1.0)
+    assert seen["runtimes"]["cpp"]["coldShare"] is None
+    json.dumps(seen)
+
+
+async def test_a_container_that_gets_another_function_is_counted_as_rebound(open_bench):
+    async with open_bench(sharing=Sharing.WORKER, sizes=NO_POOL, isolation=Isolation.SANDBOX) as bench:
+        await bench.pool.start()
+        for function in ("f", "f", "g"):
+            await bench.run(function)
+        assert bench.pool.overview()["runtimes"]["python"]["rebound"] == 1
+        assert bench.value("worker_containers_rebound_total", runtime="python") == 1
+
+
+async def test_the_held_memory_is_unknown_without_counters(bench):
+    assert bench.pool.overview()["memoryMb"]["held"] is None
 
 
 # --- creation that fails

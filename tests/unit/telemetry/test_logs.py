@@ -275,7 +275,7 @@ def test_a_secret_that_begins_like_a_word_is_hidden_all_the_same(said: str):
 def literals() -> Iterator[tuple[str, str]]:
     """Every text in the package's source, and the file it stands in; `…` where something is filled in."""
     for path in sorted(Path(logs.__file__).parents[1].rglob("*.py")):
-        if path.name == "logs.py":  # patterns of secrets
+        if path.name in {"logs.py", "sigv4.py"}:  # patterns of secrets, and the header with a signature
             continue
         tree = ast.parse(path.read_text())
         parts = {

@@ -127,14 +127,25 @@ async def test_the_budget_is_read_when_the_metrics_are_asked_for(metrics):
 
 
 def test_the_pools_facts_are_told(metrics):
-    metrics.containers.watch_pool(lambda runtime, state: 3 if (runtime, state) == ("python", "idle") else 0)
+    metrics.containers.watch_pool(
+        lambda runtime, state: 3 if (runtime, state) == ("python", "idle") else 0,
+        lambda runtime: 2 if runtime == "go" else 0,
+        lambda kind: 1024 if kind == "limit" else 512,
+    )
     metrics.containers.started("python", Start.WARM)
-    metrics.containers.retired("max_runs")
+    metrics.containers.retired("max_runs", Runtime.GO)
+    metrics.containers.retired("evicted", Runtime.GO)
+    metrics.containers.rebound(Runtime.GO)
     metrics.containers.creation_failed()
     metrics.containers.breaker(is_open=True)
     assert value(metrics, "worker_pool_containers", runtime="python", state="idle") == 3
     assert value(metrics, "worker_container_starts_total", runtime="python", start="warm") == 1
     assert value(metrics, "worker_containers_retired_total", reason="max_runs") == 1
+    assert value(metrics, "worker_containers_evicted_total", runtime="go") == 1
+    assert value(metrics, "worker_containers_rebound_total", runtime="go") == 1
+    assert value(metrics, "worker_pool_generic_containers", runtime="go") == 2
+    assert value(metrics, "worker_pool_memory_bytes", state="limit") == 1024
+    assert value(metrics, "worker_pool_memory_bytes", state="charged") == 512
     assert value(metrics, "worker_container_creation_failures_total") == 1
     assert value(metrics, "worker_pool_breaker_open") == 1
 

@@ -20,14 +20,14 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry
 
-from nanoagent.telemetry.metrics.containers import ContainerMetrics, PoolState
+from nanoagent.telemetry.metrics.containers import ContainerMetrics, PoolMemory, PoolState
 from nanoagent.telemetry.metrics.definitions import Definitions
 from nanoagent.telemetry.metrics.jobs import JobMetrics
 from nanoagent.telemetry.metrics.labels import MAX_MODELS, ModelLabels
 from nanoagent.telemetry.metrics.models import ModelMetrics
 from nanoagent.telemetry.metrics.worker import WorkerMetrics
 
-__all__ = ["MAX_MODELS", "Metrics", "PoolState"]
+__all__ = ["MAX_MODELS", "Metrics", "PoolMemory", "PoolState"]
 
 
 class Metrics:

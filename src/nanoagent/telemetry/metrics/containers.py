@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from nanoagent.telemetry.metrics.definitions import Definitions
 
 PoolState = Literal["idle", "busy", "starting"]
+PoolMemory = Literal["limit", "charged"]
 
 _LEVELS: Final = {Isolation.SANDBOX: 2, Isolation.SHARED: 1, Isolation.CONTAINER: 0}
 
@@ -31,6 +32,9 @@ class ContainerMetrics:
         self._existing = define.gauge(
             "worker_pool_containers", "Containers, by runtime and state", "runtime", "state"
         )
+        self._generic = define.gauge(
+            "worker_pool_generic_containers", "Idle containers that are bound to no function", "runtime"
+        )
         starts = define.counter(
             "worker_container_starts_total",
             "Runs and builds, by the state of their container at the start (hot, warm, cold)",
@@ -39,6 +43,15 @@ class ContainerMetrics:
         self._starts_by = cache(starts.labels)
         self._retired = define.counter(
             "worker_containers_retired_total", "Containers retired, by reason", "reason"
+        )
+        self._evicted = define.counter(
+            "worker_containers_evicted_total", "Containers evicted because a job needed the room", "runtime"
+        )
+        self._rebound = define.counter(
+            "worker_containers_rebound_total", "Containers bound to another function than before", "runtime"
+        )
+        self._memory = define.gauge(
+            "worker_pool_memory_bytes", "Memory of all containers: limit, and charged to the limit", "state"
         )
         self._creation_failures = define.counter(
             "worker_container_creation_failures_total", "Containers that could not be created"
@@ -55,9 +68,23 @@ class ContainerMetrics:
             "worker_guard_ok", "1 if the last self-test passed this isolation check", "guard", "runtime"
         )
 
-    def watch_pool(self, count: Callable[[Runtime, PoolState], int]) -> None:
-        """Ask for the number of containers of each runtime in each state at each scrape."""
+    def watch_pool(
+        self,
+        count: Callable[[Runtime, PoolState], int],
+        generic: Callable[[Runtime], int],
+        memory: Callable[[PoolMemory], int],
+    ) -> None:
+        """Ask for the numbers of containers and their memory at each scrape.
+
+        Args:
+            count: Returns the number of containers of a runtime in a state.
+            generic: Returns the number of idle containers of a runtime that are bound to no function.
+            memory: Returns an amount of memory, bytes.
+        """
+        for kind in get_args(PoolMemory):
+            self._memory.labels(kind).set_function(partial(memory, kind))
         for runtime in Runtime:
+            self._generic.labels(runtime).set_function(partial(generic, runtime))
             for state in get_args(PoolState):
                 self._existing.labels(runtime, state).set_function(partial(count, runtime, state))
 
@@ -65,9 +92,15 @@ class ContainerMetrics:
         """Count a run or a build by the state that its container was in."""
         self._starts_by(runtime_label(runtime), start.value).inc()
 
-    def retired(self, reason: str) -> None:
+    def retired(self, reason: str, runtime: Runtime) -> None:
         """Count a container that was retired; `reason` is a constant of `nanoagent.container`."""
         self._retired.labels(reason).inc()
+        if reason == "evicted":
+            self._evicted.labels(runtime).inc()
+
+    def rebound(self, runtime: Runtime) -> None:
+        """Count a container that is bound to another function than before."""
+        self._rebound.labels(runtime).inc()
 
     def creation_failed(self) -> None:
         """Count a container that could not be created."""
