@@ -79,10 +79,8 @@ def authorization(  # noqa: PLR0913 - the parts of a request, and the three inpu
     text = f"{ALGORITHM}\n{signed_at}\n{credential_scope}\n{digest}"
     key = _signing_key(secret_key, day, scope)
     signature = hmac.digest(key, text.encode(), "sha256").hex()
-    return (
-        f"{ALGORITHM} Credential={access_key}/{credential_scope}, "
-        f"SignedHeaders={signed_names}, Signature={signature}"
-    )
+    start = f"{ALGORITHM} Credential={access_key}/{credential_scope}, SignedHeaders={signed_names}"
+    return f"{start}, Signature=" + signature
 
 
 @lru_cache(maxsize=_KEPT_KEYS)

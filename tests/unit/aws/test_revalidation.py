@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 
 from nanoagent.aws import revalidation, sigv4
 from nanoagent.aws.clients import AwsClients
+from nanoagent.aws.sigv4 import Scope
 from nanoagent.model.errors import StorageError
 from nanoagent.storage.base import ObjectMissing
 from nanoagent.storage.s3 import S3Store
@@ -416,6 +417,46 @@ async def test_a_request_with_another_kind_of_signature_is_left_to_the_sdk(
         store = S3Store(client)
         await learn(store, tmp_path)
         assert not await asks(store, server)
+
+
+def request_of_sdk(service: str = "s3", query: str = "", *, hashed: bool = True) -> Any:
+    """Return a request with a right signature for S3 in path style, or for another service."""
+    signed_at = sigv4.timestamp(1_700_000_000)
+    headers = {"x-amz-date": signed_at} | ({"x-amz-content-sha256": "UNSIGNED-PAYLOAD"} if hashed else {})
+    headers["authorization"] = sigv4.authorization(
+        "/bucket/k.zip",
+        {**headers, "host": "s3.example.com"},
+        payload_hash="UNSIGNED-PAYLOAD",
+        scope=Scope(REGION, service),
+        access_key=ACCESS,
+        secret_key=SECRET,
+        signed_at=signed_at,
+    )
+    return AWSRequest("GET", url=f"http://s3.example.com/bucket/k.zip{query}", headers=headers)
+
+
+@pytest.mark.parametrize(
+    ("request_", "is_known"),
+    [
+        (request_of_sdk(), True),
+        (request_of_sdk("s3express"), False),
+        (request_of_sdk("s3-object-lambda"), False),
+        (request_of_sdk(query="?versionId=1"), False),
+        (request_of_sdk(hashed=False), False),
+    ],
+    ids=["S3", "S3 Express", "Object Lambda", "with a query", "without a hash"],
+)
+async def test_only_requests_of_a_known_kind_are_repeated(
+    client: Any,
+    request_: Any,
+    *,
+    is_known: bool,
+):
+    asking = revalidation.Revalidation(client)
+    await asking.remember("bucket", "k.zip", [request_])
+    with mock.patch.object(AIOHTTPSession, "send", mock.AsyncMock(side_effect=ConnectionError)) as send:
+        await asking.is_unchanged("bucket", "k.zip", ETAG)
+    assert send.called == is_known
 
 
 async def test_a_request_whose_signature_is_not_reproduced_is_left_to_the_sdk(
