@@ -33,7 +33,7 @@ DOCUMENTS: Final = sorted(
     str(path.relative_to(ROOT))
     for path in chain(ROOT.glob("*.md"), (ROOT / "docs").rglob("*.md"), (ROOT / "deploy").rglob("*.md"))
 )
-GENERATED: Final = {"docs/benchmarks/results.md", "docs/benchmarks/real.md"}
+GENERATED: Final = {"docs/benchmarks/evictions.md", "docs/benchmarks/results.md", "docs/benchmarks/real.md"}
 WRAPPED: Final = [name for name in DOCUMENTS if name not in GENERATED | {"CHANGELOG.md"}]
 RECORDS: Final = sorted((ROOT / "docs/adr").glob("[0-9]*.md"))
 
