@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 _COUNTS: Final = (1, 50, 150, 400, 1000)
 _JOBS: Final = 600
 _PARTS: Final = ("passes", "budget", "mix")
+_DESCRIPTORS: Final = 65_536  # for 2,000 containers
 _MOST_IN_BUDGET: Final = 120
 
 
@@ -64,6 +66,16 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
         "--report", type=Path, metavar="FOLDER", help="write many.json and many.md to this folder"
     )
     return parser.parse_args(given)
+
+
+def allow_descriptors() -> None:
+    """Raise the hard limit on file descriptors, which the agent in this process divides among its containers."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < _DESCRIPTORS:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (_DESCRIPTORS, _DESCRIPTORS))
+        except (OSError, ValueError):
+            print(f"the limit of {hard} file descriptors limits the number of containers", file=sys.stderr)
 
 
 def report(name: str, load: Load) -> None:
@@ -112,6 +124,7 @@ async def _measure_one(lab: Lab, runtime: Runtime, options: argparse.Namespace, 
 def main(given: Sequence[str] | None = None) -> int:
     """Measure, print and write the results; return the exit code."""
     options = arguments(given)
+    allow_descriptors()
     found, machine, failures = command.run(measure_all(options))
     document = summaries.as_document(found, machine) | {"failed": failures}
     console = Console(width=None if sys.stdout.isatty() else 140)

@@ -20,8 +20,14 @@ _TIMEOUT_S: Final = 5.0
 _DEFAULT_PORT: Final = "8000"
 _ANY_ADDRESS: Final = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - not listened on
 _HEADINGS: Final = (
-    *("runtime", "hot", "generic", "busy", "starting"),
-    *("hot starts", "warm starts", "cold starts", "cold share", "rebound"),
+    "runtime",
+    "hot",
+    "generic",
+    "busy",
+    "starting",
+    "hot/warm/cold starts",
+    "cold",
+    "rebound",
 )
 _LAST_HEADINGS: Final = ("retired", "runtime", "reason", "idle", "runs", "MiB")
 
@@ -113,7 +119,7 @@ def _cells(state: dict[str, Any]) -> list[str]:
         f"{state['generic']} of {state['genericWanted']}",
         str(state["busy"]),
         str(state["starting"]),
-        *(str(starts[kind]) for kind in ("hot", "warm", "cold")),
+        " / ".join(f"{starts[kind]:,}" for kind in ("hot", "warm", "cold")),
         "" if share is None else f"{share:.1%}",
         str(state["rebound"]),
     ]

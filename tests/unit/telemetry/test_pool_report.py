@@ -87,14 +87,14 @@ def test_without_a_worker_the_remedy_is_given(url, capsys):
 
 
 async def test_the_command_prints_the_tables(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "140")
+    monkeypatch.setenv("COLUMNS", "80")  # nothing is cut
     async with worker() as url:
         assert await asyncio.to_thread(cli.main, ["pool", "--url", url]) == 0
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert lines[0] == "memory: 1,234 of 22,057 MiB charged, 1,180 MiB held"
     assert lines[1] == "containers: 15 of at most 5,000, 1 being created, 2 being removed"
-    assert "python 12 1 of 3 2 1 90 8 2 2.0% 4" in lines
-    assert "go 12 1 of 3 2 1 0 0 0 4" in lines
+    assert "python 12 1 of 3 2 1 90 / 8 / 2 2.0% 4" in lines
+    assert "go 12 1 of 3 2 1 0 / 0 / 0 4" in lines
     assert "3 s ago python evicted 61 s 5 18" in lines
 
 
