@@ -69,7 +69,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def allow_descriptors() -> None:
-    """Raise the hard limit on file descriptors, which the agent in this process divides among its containers."""
+    """Raise the limit on file descriptors, which the agent in this process divides among its containers."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < _DESCRIPTORS:
         try:
