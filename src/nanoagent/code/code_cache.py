@@ -182,9 +182,11 @@ class CodeCache:
             self._observe("hit")
         if pin is None:
             pin = await self._fetches.join((bucket, key), partial(self._fetch, bucket, key))
-        async with self._disk.releasing(pin):
+        try:
             meta = pin.meta()
             yield CodeTree(pin.digest, pin.content, meta.bytes, meta.disk_bytes)
+        finally:
+            await self._disk.release(pin)
 
     async def make_room(self, size_bytes: float) -> None:
         """Evict the least recently used trees that are not in use. The next fetch of any code asks the store.

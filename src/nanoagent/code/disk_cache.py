@@ -148,16 +148,20 @@ class DiskCache:
 
     @contextlib.asynccontextmanager
     async def releasing(self, pin: Pin) -> AsyncIterator[None]:
-        """Release a pin when the block ends, and repeat an eviction that pins have prevented."""
+        """Release a pin when the block ends; see `release`."""
         try:
             yield
         finally:
-            pin.release()
-            if self._may_exceed_limits:
-                # A job that is done must not fail because the eviction fails. The eviction after the next
-                # publication reports the error.
-                with contextlib.suppress(StorageError):
-                    await self.evict()
+            await self.release(pin)
+
+    async def release(self, pin: Pin) -> None:
+        """Release a pin, and repeat an eviction that pins have prevented."""
+        pin.release()
+        if self._may_exceed_limits:
+            # A job that is done must not fail because the eviction fails. The eviction after the next
+            # publication reports the error.
+            with contextlib.suppress(StorageError):
+                await self.evict()
 
     @property
     def may_exceed_limits(self) -> bool:

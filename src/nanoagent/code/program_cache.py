@@ -78,8 +78,10 @@ class ProgramCache:
         pin = None if key in self._builds else await self._disk.pin(key)
         if pin is None:
             pin = await self._builds.join(key, partial(self._pin_or_build, key, build))
-        async with self._disk.releasing(pin):
+        try:
             yield pin.content
+        finally:
+            await self._disk.release(pin)
 
     def has(self, key: str) -> bool:
         """Whether a program exists or is being built.
