@@ -57,6 +57,7 @@ class RunningContainer:
         group: Its control group; None if the files of the group are not visible.
         isolation: The isolation between two runs in it: `SANDBOX` or `SHARED`.
         isolation_reason: Why the isolation is lower than in the specification; None if it is not lower.
+        created_ms: The time that its creation took, ms.
         idle_memory: Measures its memory while it is idle; None if its control group is not visible.
         base_bytes: The memory that it held just after it was bound, without the page cache.
         held_bytes: The memory that it held when it was last measured without a run, without the page cache.
@@ -80,6 +81,7 @@ class RunningContainer:
         self.isolation = Isolation.SHARED if isolation_reason else spec.isolation
         self.isolation_reason = isolation_reason
         self.idle_memory = None if group is None else IdleMemory(group)
+        self.created_ms = 0.0
         self.base_bytes = 0
         self.held_bytes = 0
         self.sandbox_bytes = 0

@@ -35,6 +35,7 @@ class Binder:
         self._driver = context.driver
         self._budget = context.budget
         self._changes = context.changes
+        self._clock = context.clock
         self._large_trees = asyncio.Semaphore(_PARALLEL_LARGE_TREES)
 
     async def bind(self, pooled: PooledContainer, binding: Binding) -> None:
@@ -44,6 +45,7 @@ class Binder:
             ContainerError: The container has died, its limits could not be set, or the preparation failed.
             PlatformError: The code could not be put into its work directory.
         """
+        begun = self._clock()
         container = pooled.container
         if not pooled.is_generic:
             await container.work_directory.clear()
@@ -60,6 +62,7 @@ class Binder:
         limits_changed = binding.memory_mb != container.spec.memory_mb
         await container.session.prepare(modules, limits_changed=limits_changed)
         await self._measure(pooled, binding)
+        pooled.bound_ms = (self._clock() - begun) * 1000
 
     async def _measure(self, pooled: PooledContainer, binding: Binding) -> None:
         """Measure the memory of a container after the copy of the code, and count it in the budget."""

@@ -206,6 +206,7 @@ class Creation:
     async def _create_container(self, runtime: Runtime) -> RunningContainer:
         driver, home, policy = self._context.driver, self._context.home, self._policy
         work_directory = home.new_work_directory(secrets.token_hex(5))
+        begun = self._context.clock()
         try:
             container = await driver.create(
                 generic_spec(policy, home, runtime, work_directory), work_directory
@@ -213,6 +214,7 @@ class Creation:
         except BaseException:
             await uninterrupted(work_directory.remove())
             raise
+        container.created_ms = (self._context.clock() - begun) * 1000
         if container.isolation is not policy.isolation:
             if container.group is not None:
                 container.group.close()

@@ -3,8 +3,8 @@
 * `PoolPolicy`: the settings. `Binding`: the function version for which a job needs a container.
 * `PooledContainer`: a container, with its `ContainerState`; `NEXT` has the transitions. `IdleContainers`: the
   idle containers of a runtime, by the code that they are bound to.
-* Decisions: `choose_idle` chooses the container for a job, `victims` the containers to evict.
-  `retirement_reason` decides when to retire a container.
+* Decisions: `choose_idle` chooses the container for a job. `retirement_reason` decides when to retire a
+  container. `eviction` chooses the containers to evict.
 """
 
 from __future__ import annotations
@@ -232,6 +232,7 @@ class PooledContainer:
         made_at: The time of its creation, in the pool's clock.
         used_at: The time when it last became idle, in the pool's clock.
         key: The key of its binding; None while it is generic.
+        bound_ms: The time that its last binding took, ms.
         runs: The number of jobs that have had it.
         state: The state. Only the inventory changes the state, with `enter`.
     """
@@ -242,6 +243,7 @@ class PooledContainer:
     used_at: float
     key: BindingKey | None = None
     busy_mb: int = 0
+    bound_ms: float = 0.0
     runs: int = 0
     state: ContainerState = ContainerState.IDLE
 
@@ -254,6 +256,11 @@ class PooledContainer:
         if state not in NEXT[self.state]:
             raise AssertionError(f"a container cannot go from {self.state} to {state}")
         self.state = state
+
+    @property
+    def cold_ms(self) -> float:
+        """The time that a cold start takes for the same function, as measured for this container, ms."""
+        return self.container.created_ms + self.bound_ms
 
     @property
     def runtime(self) -> Runtime:
@@ -320,6 +327,10 @@ class IdleContainers:
         """The generic containers."""
         return self._generic
 
+    def by_code(self) -> Iterator[tuple[CodeKey, dict[PooledContainer, None]]]:
+        """Yield the bound containers with the same code, the most recently used one last."""
+        yield from self._bound.items()
+
     def like(self, key: BindingKey) -> list[PooledContainer]:
         """Return the containers with the code of a key, the most recently used one first."""
         return [*reversed(self._bound.get(key.code, {}))]
@@ -371,35 +382,6 @@ def choose_idle(binding: Binding, idle: IdleContainers, sharing: Sharing) -> Poo
     elif binding.purpose == "run" and sharing is Sharing.TENANT:
         others = idle.of_owner(binding.owner)
     return next((pooled for pooled in chain(bound, alike, idle.generic, others) if pooled.alive), None)
-
-
-def victims(
-    idle: Iterable[PooledContainer], need_mb: int, now: float, number: int = 0
-) -> list[PooledContainer]:
-    """Choose the idle containers to evict, the least valuable first.
-
-    The value of a container rises with the number of its runs. It falls with its idle time and its memory.
-    This is GreedyDual-Size-Frequency (Fuerst and Sharma, "FaasCache", ASPLOS 2021). Generic containers are
-    evicted last, because each can save a cold start of any function.
-
-    Args:
-        idle: The idle containers.
-        need_mb: The memory to free, MiB.
-        now: The time in the pool's clock.
-        number: The least number of containers to evict.
-    """
-
-    def value(pooled: PooledContainer) -> tuple[bool, float]:
-        idle_s = max(now - pooled.used_at, 0.001)
-        return (pooled.is_generic, (1 + pooled.runs) / (idle_s * pooled.memory_mb))
-
-    chosen: list[PooledContainer] = []
-    for pooled in sorted(idle, key=value):
-        if need_mb <= 0 and len(chosen) >= number:
-            break
-        chosen.append(pooled)
-        need_mb -= pooled.memory_mb
-    return chosen
 
 
 def retirement_reason(pooled: PooledContainer, policy: PoolPolicy, now: float) -> str | None:

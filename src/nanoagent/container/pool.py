@@ -21,7 +21,7 @@ The parts of the pool, and the state that each of them owns:
   (cold start).
 * `Binder`: puts the code, the program and the limits of a function version into a container.
 * `Retirement`: the removals under way, and the sweep. Eviction makes room for jobs: it retires the least
-  valuable idle containers (`policy.victims`).
+  valuable idle containers (`eviction`, `valuation`).
 * `Availability`: a circuit breaker per runtime, and whether Docker is available. A circuit breaker opens when
   creations keep failing. Then jobs that need a new container of the runtime return to the queue at once, and
   readiness and metrics report the reason. After a pause, one creation is tried. The pauses grow.
@@ -58,6 +58,7 @@ from nanoagent.container.pool_context import Changes, PoolContext
 from nanoagent.container.retirement import Retirement
 from nanoagent.container.strays import Strays
 from nanoagent.container.totals import Totals
+from nanoagent.container.valuation import Valuation
 from nanoagent.container.waiting import WaitingJobs
 from nanoagent.host.background import Background, TaskName
 from nanoagent.model.errors import ContainerNotMade
@@ -120,6 +121,7 @@ class Pool:
         background: Background | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        inventory = Inventory()
         self._context = context = PoolContext(
             driver=driver,
             home=home,
@@ -127,16 +129,17 @@ class Pool:
             metrics=metrics,
             background=background or Background(),
             clock=clock,
-            inventory=Inventory(),
+            inventory=inventory,
             budget=Budget(policy.memory_mb, policy.most_containers),
             waiting=WaitingJobs(),
             totals=Totals(),
+            valuation=Valuation(inventory, clock),
             wanted=WantedGeneric(policy.sizes, clock),
             changes=Changes(),
             strays=Strays(driver, home),
         )
         self._policy = policy
-        self._inventory = context.inventory
+        self._inventory = inventory
         self._tasks: tuple[asyncio.Task[None], ...] = ()
         self._availability = Availability(context, health)
         self._retirement = Retirement(context, self._refill)
@@ -196,19 +199,20 @@ class Pool:
             PlatformError: The code could not be put into the work directory.
             ReturnToQueue: Docker is unavailable, or the circuit breaker of the runtime is open.
         """
-        pooled, start = await self._take(binding)
-        acquired = AcquiredContainer(
-            pooled.container, start, self._would_keep(pooled, binding), self.isolation_between_runs
-        )
-        try:
-            if not pooled.serves(binding.key):
-                self._note_rebind(pooled, binding)
-                await self._binder.bind(pooled, binding)
-            self._context.metrics.containers.started(binding.runtime, start)
-            self._context.totals.starts[binding.runtime][start] += 1
-            yield acquired
-        finally:
-            self._release(pooled, acquired)
+        with self._context.valuation.using(binding):
+            pooled, start = await self._take(binding)
+            acquired = AcquiredContainer(
+                pooled.container, start, self._would_keep(pooled, binding), self.isolation_between_runs
+            )
+            try:
+                if not pooled.serves(binding.key):
+                    self._note_rebind(pooled, binding)
+                    await self._binder.bind(pooled, binding)
+                self._context.metrics.containers.started(binding.runtime, start)
+                self._context.totals.starts[binding.runtime][start] += 1
+                yield acquired
+            finally:
+                self._release(pooled, acquired)
 
     async def _take(self, binding: Binding) -> tuple[PooledContainer, Start]:
         """Take an idle container, or wait for a new one."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from nanoagent.container.policy import PoolPolicy
     from nanoagent.container.strays import Strays
     from nanoagent.container.totals import Totals
+    from nanoagent.container.valuation import Valuation
     from nanoagent.container.waiting import WaitingJobs
     from nanoagent.container.worker_home import WorkerHome
     from nanoagent.host.background import Background
@@ -52,6 +53,7 @@ class PoolContext:
         inventory: The containers.
         budget: The budget of the pool: counts the memory and the number of the containers.
         waiting: The jobs that wait for a container.
+        valuation: The values of idle containers.
         totals: The starts and retirements until now.
         wanted: How many generic containers to keep ready.
         changes: Wakes tasks when the budget may have more room.
@@ -67,6 +69,7 @@ class PoolContext:
     inventory: Inventory
     budget: Budget
     waiting: WaitingJobs
+    valuation: Valuation
     totals: Totals
     wanted: WantedGeneric
     changes: Changes

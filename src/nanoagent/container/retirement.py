@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
+from nanoagent.common.units import MIB
 from nanoagent.container import charges
-from nanoagent.container.policy import retirement_reason, victims
+from nanoagent.container.eviction import choose_victims
+from nanoagent.container.policy import retirement_reason
 from nanoagent.host.background import TaskName
 from nanoagent.host.shielding import uninterrupted
 from nanoagent.model.errors import ContainerError
@@ -120,9 +122,9 @@ class Retirement:
         Returns:
             Whether a container was retired.
         """
-        chosen = victims(self._inventory.all_idle(), memory_mb, self._context.clock(), containers)
-        for pooled in chosen:
-            self.retire(pooled, "evicted")
+        chosen = choose_victims(self._context.valuation.candidates(), memory_mb * MIB, containers)
+        for victim in chosen:
+            self.retire(victim.item, "evicted")
         return bool(chosen)
 
     # --- time

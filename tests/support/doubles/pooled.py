@@ -40,6 +40,7 @@ def pooled(
         session=SimpleNamespace(is_usable=usable),
         spec=SimpleNamespace(runtime=runtime),
         group=None,
+        created_ms=0.0,
         base_bytes=0,
         held_bytes=held_bytes,
     )

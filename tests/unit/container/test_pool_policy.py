@@ -19,7 +19,6 @@ from nanoagent.container.policy import (
     Sharing,
     choose_idle,
     retirement_reason,
-    victims,
 )
 from nanoagent.container.spec import Limits
 from nanoagent.model.job import Runtime
@@ -181,46 +180,6 @@ def test_a_job_without_byte_code_is_served_by_a_container_that_has_it():
 def test_a_compilation_gets_no_container_that_a_job_could_have(sharing):
     idle = [pooled(key=None), bound(binding()), bound(binding(purpose="compile"))]
     assert choose_idle(binding(purpose="compile"), IdleContainers(idle), sharing) is None
-
-
-def test_the_least_recently_used_goes_first():
-    old, young = pooled(used_at=0), pooled(used_at=50)
-    assert victims([young, old], 1, now=100) == [old]
-
-
-def test_the_least_often_used_goes_first():
-    rarely, often = pooled(runs=1), pooled(runs=9)
-    assert victims([often, rarely], 1, now=100) == [rarely]
-
-
-def test_the_one_that_binds_more_memory_goes_first():
-    small, large = pooled(memory_mb=128), pooled(memory_mb=512)
-    assert victims([small, large], 1, now=100) == [large]
-
-
-def test_generic_containers_go_last():
-    generic, bound = pooled(key=None, used_at=0), pooled(runs=9, used_at=99)
-    assert victims([generic, bound], 1, now=100) == [bound]
-
-
-def test_as_many_go_as_are_needed_and_no_more():
-    idle = [pooled(used_at=at) for at in range(4)]
-    assert victims(idle, 129, now=100) == idle[:2]
-
-
-@pytest.mark.parametrize("need_mb", [0, -5])
-def test_nobody_goes_when_nothing_is_needed(need_mb):
-    assert victims([pooled()], need_mb, now=100) == []
-
-
-def test_all_go_when_even_that_is_not_enough():
-    idle = [pooled(), pooled()]
-    assert len(victims(idle, 10_000, now=100)) == 2
-
-
-def test_one_used_just_now_has_a_worth_too():
-    just_now, before = pooled(used_at=100), pooled(used_at=99)
-    assert victims([just_now, before], 1, now=100) == [before]
 
 
 @pytest.mark.parametrize(
