@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import chain
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -131,6 +131,7 @@ class BindingKey:
             have the same version, and one of them may have linked its program from earlier objects.
         owner: The owner of the function, with `CONTAINER_SHARING=tenant`. Functions of two owners may have
             the same ID and the same code.
+        code: The key without the byte code. Containers with equal keys have the same code and program.
     """
 
     purpose: str
@@ -138,11 +139,10 @@ class BindingKey:
     has_byte_code: bool = False
     program: Path | None = None
     owner: Owner | None = None
+    code: CodeKey = field(init=False, repr=False, compare=False)
 
-    @property
-    def code(self) -> CodeKey:
-        """The key without the byte code. Containers with equal keys have the same code and program."""
-        return self.purpose, self.version, self.program, self.owner
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "code", (self.purpose, self.version, self.program, self.owner))
 
     def is_like(self, wanted: BindingKey) -> bool:
         """Whether a container with this key has the code of `wanted`, with or without its byte code."""
@@ -175,6 +175,7 @@ class Binding:
         find_modules: Returns the Python modules to import in advance. Blocking; it is called in a thread.
         purpose: `run`, `build` or `compile`. A container for builds or compilations serves no runs.
         owner: The owner of the function; None if it is unknown, or does not matter.
+        key: The key of the binding. A container whose key does not serve it must be bound first.
     """
 
     runtime: Runtime
@@ -190,17 +191,17 @@ class Binding:
     find_modules: Callable[[], tuple[str, ...]] = tuple
     purpose: str = "run"
     owner: Owner | None = None
+    key: BindingKey = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        version = FunctionVersion(self.function_id, self.runtime, self.digest, self.memory_mb)
+        key = BindingKey(self.purpose, version, self.byte_code is not None, self.program, self.owner)
+        object.__setattr__(self, "key", key)
 
     @property
     def needed_mb(self) -> int:
         """The memory that a run takes from the budget, MiB: its memory limit and the copy of its code."""
         return self.memory_mb + self.tree_bytes // MIB
-
-    @property
-    def key(self) -> BindingKey:
-        """The key of the binding. A container whose key does not serve it must be bound first."""
-        version = FunctionVersion(self.function_id, self.runtime, self.digest, self.memory_mb)
-        return BindingKey(self.purpose, version, self.byte_code is not None, self.program, self.owner)
 
 
 class ContainerState(StrEnum):

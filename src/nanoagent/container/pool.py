@@ -199,20 +199,24 @@ class Pool:
             PlatformError: The code could not be put into the work directory.
             ReturnToQueue: Docker is unavailable, or the circuit breaker of the runtime is open.
         """
-        with self._context.valuation.using(binding):
+        context = self._context
+        context.valuation.begin_job(binding)
+        try:
             pooled, start = await self._take(binding)
             acquired = AcquiredContainer(
                 pooled.container, start, self._would_keep(pooled, binding), self.isolation_between_runs
             )
             try:
-                if not pooled.serves(binding.key):
+                if start is not Start.HOT:
                     self._note_rebind(pooled, binding)
                     await self._binder.bind(pooled, binding)
-                self._context.metrics.containers.started(binding.runtime, start)
-                self._context.totals.starts[binding.runtime][start] += 1
+                context.metrics.containers.started(binding.runtime, start)
+                context.totals.starts[binding.runtime][start] += 1
                 yield acquired
             finally:
                 self._release(pooled, acquired)
+        finally:
+            context.valuation.end_job(binding)
 
     async def _take(self, binding: Binding) -> tuple[PooledContainer, Start]:
         """Take an idle container, or wait for a new one."""
@@ -221,32 +225,28 @@ class Pool:
             self._context.wanted.record_taken(binding.runtime)
         if pooled is None:
             pooled = await self._creation.next_container(binding.runtime)
-            await self._lend_memory(pooled, binding)
+            await self._lend_memory(pooled, _needed_mb(pooled, binding))
             return pooled, Start.COLD
         self._inventory.take(pooled)
-        start = Start.HOT if pooled.serves(binding.key) else Start.WARM
+        if pooled.serves(binding.key):
+            await self._lend_memory(pooled, pooled.busy_mb)
+            return pooled, Start.HOT
         if pooled.is_generic:
             self._refill()
-        await self._lend_memory(pooled, binding)
-        return pooled, start
+        await self._lend_memory(pooled, _needed_mb(pooled, binding))
+        return pooled, Start.WARM
 
-    async def _lend_memory(self, pooled: PooledContainer, binding: Binding) -> None:
+    async def _lend_memory(self, pooled: PooledContainer, needed_mb: int) -> None:
         """Wait until the memory that a job needs is free, and give it to the container."""
-        memory_mb = min(self._needed_mb(pooled, binding), self._policy.memory_mb)
-        try:
-            await self._retirement.make_room(memory_mb - pooled.memory_mb)
-        except BaseException:
-            self._retirement.retire(pooled, "unclean")
-            raise
-        self._context.budget.lend(pooled, memory_mb)
-
-    def _needed_mb(self, pooled: PooledContainer, binding: Binding) -> int:
-        """Return the memory that a container takes from the budget while a job has it, MiB."""
-        if pooled.serves(binding.key):
-            return pooled.busy_mb
-        if pooled.container.group is None:
-            return binding.needed_mb
-        return charges.busy_mb(binding.needed_mb, pooled.container.held_bytes)
+        budget = self._context.budget
+        memory_mb = min(needed_mb, budget.limit_mb)
+        if budget.committed_mb + memory_mb - pooled.memory_mb > budget.limit_mb:
+            try:
+                await self._retirement.make_room(memory_mb - pooled.memory_mb)
+            except BaseException:
+                self._retirement.retire(pooled, "unclean")
+                raise
+        budget.lend(pooled, memory_mb)
 
     def _note_rebind(self, pooled: PooledContainer, binding: Binding) -> None:
         """Count a container that is bound to another function than before."""
@@ -324,6 +324,13 @@ class Pool:
                 return self._inventory.busy(runtime)
             case "starting":
                 return self._creation.starting(runtime)
+
+
+def _needed_mb(pooled: PooledContainer, binding: Binding) -> int:
+    """Return the memory that a container takes from the budget while it is bound and its job runs, MiB."""
+    if pooled.container.group is None:
+        return binding.needed_mb
+    return charges.busy_mb(binding.needed_mb, pooled.container.held_bytes)
 
 
 async def _done_within(seconds: float, tasks: Iterable[asyncio.Task[None]]) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from nanoagent.common.units import MIB
@@ -33,20 +31,20 @@ class Valuation:
         self._inventory = inventory
         self._clock = clock
         self._forecast = UseForecast()
-        self._jobs: Counter[CodeKey] = Counter()  # those that have a container or wait for one
+        self._jobs: dict[CodeKey, int] = {}  # the number of those that have a container or wait for one
 
-    @contextmanager
-    def using(self, binding: Binding) -> Iterator[None]:
-        """Record a use of the function, and count the job while the block runs. Builds are not recorded."""
-        if binding.purpose != "run":
-            yield
-            return
-        code = binding.key.code
-        self._forecast.record_use(code, self._clock(), rank=self._jobs[code])
-        self._jobs[code] += 1
-        try:
-            yield
-        finally:
+    def begin_job(self, binding: Binding) -> None:
+        """Record a use of a function. Builds are not recorded."""
+        if binding.purpose == "run":
+            code = binding.key.code
+            rank = self._jobs.get(code, 0)
+            self._forecast.record_use(code, self._clock(), rank=rank)
+            self._jobs[code] = rank + 1
+
+    def end_job(self, binding: Binding) -> None:
+        """Note that the job of a `begin_job` has ended."""
+        if binding.purpose == "run":
+            code = binding.key.code
             self._jobs[code] -= 1
             if not self._jobs[code]:
                 del self._jobs[code]
@@ -59,7 +57,7 @@ class Valuation:
         now = self._clock()
         for runtime in Runtime:
             for code, containers in self._inventory.idle(runtime).by_code():
-                busy = self._jobs[code]
+                busy = self._jobs.get(code, 0)
                 for position, pooled in enumerate(reversed(containers)):
                     size_bytes = pooled.memory_mb * MIB
                     value = self._forecast.value(

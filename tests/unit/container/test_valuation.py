@@ -32,8 +32,8 @@ class Bench:
 
     def use(self, function: str, at: float, **changes: Any) -> None:
         self.now = at
-        with self.valuation.using(binding(function, **changes)):
-            pass
+        self.valuation.begin_job(binding(function, **changes))
+        self.valuation.end_job(binding(function, **changes))
 
     def order(self) -> list[PooledContainer]:
         """Return all idle containers in the order of their eviction."""
@@ -106,9 +106,10 @@ def test_the_second_container_of_a_function_that_never_needs_two_is_evicted_firs
 
 def test_a_job_that_runs_raises_the_rank_of_the_others_and_builds_are_not_recorded():
     bench = Bench()
-    with bench.valuation.using(binding("f")), bench.valuation.using(binding("f")):
-        pass
-    with bench.valuation.using(binding("g", purpose="build")):
-        pass
+    jobs = [binding("f"), binding("f"), binding("g", purpose="build")]
+    for job in jobs:
+        bench.valuation.begin_job(job)
+    for job in jobs:
+        bench.valuation.end_job(job)
     assert len(bench.valuation._forecast) == 2
     assert bench.valuation._jobs == {}
