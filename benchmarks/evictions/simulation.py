@@ -200,6 +200,7 @@ class Simulation:
     def _add_idle(self, container: Container, now: float) -> None:
         container.idle_since_s = now
         self._idle[container.function].append(container)
+        self._with_idle.pop(container.function, None)  # to the end
         self._with_idle[container.function] = None
         self._idle_bytes += container.held_bytes
         self._free_bytes -= container.held_bytes
@@ -213,6 +214,7 @@ class Simulation:
         self._idle_bytes -= container.held_bytes
 
     def _candidates(self, now: float, *, with_generic: bool) -> list[Candidate[Container]]:
+        """Return the idle containers, those of the most recently used functions first."""
         candidates: list[Candidate[Container]] = []
         for kind in self._with_idle:
             is_generic = kind >= len(self._trace.functions)
@@ -224,6 +226,7 @@ class Simulation:
                 rank -= 1
                 value = math.inf if keeps else self._policy.value(container, rank, now)
                 candidates.append(Candidate(container, container.held_bytes, value))
+        candidates.reverse()
         return candidates
 
     def _evict(self, need_bytes: int, now: float, *, with_generic: bool) -> None:
