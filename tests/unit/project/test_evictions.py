@@ -100,7 +100,7 @@ def test_in_a_round_robin_the_forecast_is_near_the_optimum():
     trace = round_robin(60, 20, 128 + 50 * 18)
     results = {policy.name: Simulation(trace, policy(trace)).run() for policy in POLICIES}
     assert results["LRU"].cold_share == 1
-    assert results["GDSF"].cold_share > 0.9
+    assert results["GDSF"].cold_share > 1.5 * results["forecast"].cold_share
     assert results["forecast"].cold_share <= results["offline"].cold_share + 0.03
     assert results["forecast"].cold_share < 0.3
 
