@@ -10,7 +10,7 @@ ms, and their ratios to the tree of one file.
 
 The phases of a first run: `request` (the zip is fetched from the stub of S3 and hashed), `unpack`, `publish`
 (into the cache), `link` (into the work directory of the container), `modules` (the search for imports in the
-code), `prepare` (the supervisor copies the code, and the zygote imports modules), `start`, `run`.
+code), `prepare` (the supervisor makes the code's files, and the zygote imports modules), `start`, `run`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from benchmarks.ours import Call
 from benchmarks.timed_broker import JobFailed
 
 from nanoagent.code import archive, code_cache, disk_entries, imports
-from nanoagent.container import work_directory
+from nanoagent.container.work_directory import WorkDirectory
 from nanoagent.model.job import Runtime
 from nanoagent.supervisor.session import Session
 
@@ -109,13 +109,13 @@ class Phases:
         functions: list[tuple[str, Any, str]] = [
             ("unpack", archive, "extract"),
             ("publish", disk_entries.DiskEntries, "publish"),
-            ("link", work_directory, "link_tree"),
             ("modules", imports, "imported"),
         ]
         for phase, owner, name in functions:
             patched.enter_context(mock.patch.object(owner, name, self._timed(phase, getattr(owner, name))))
         methods: list[tuple[str, Any, str]] = [
             ("request", code_cache.CodeCache, "_request"),
+            ("link", WorkDirectory, "put_code"),
             ("prepare", Session, "prepare"),
         ]
         for phase, owner, name in methods:

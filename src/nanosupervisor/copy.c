@@ -1,5 +1,4 @@
-/* See copy.h. The worker has made the code's tree from a checked archive. Its limit on paths allows at
- * most 64 levels, so recursion is safe here. */
+/* See copy.h. The code has at most 64 levels (unpack.c), so recursion is safe here. */
 #define _GNU_SOURCE
 #include "copy.h"
 #include "directory.h"
@@ -12,8 +11,6 @@
 #include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-#define SLOT_CODE "/slot/code"
 
 /* Give a copy the modification time of the original. */
 static void copy_time(int to, const struct stat *info)
@@ -53,7 +50,7 @@ static int copy_file(int from_directory, int to_directory, const char *name, con
     return failed ? -1 : 0;
 }
 
-/* Copy a symbolic link without following it. The worker has checked its target. */
+/* Copy a symbolic link without following it. */
 static int copy_link(int from_directory, int to_directory, const char *name, const struct stat *info)
 {
     char target[PATH_MAX];
@@ -82,7 +79,7 @@ static int copy_subdirectory(int from_directory, int to_directory, const char *n
     return failed;
 }
 
-/* Copy one entry. Skip anything except files, directories and links; the worker unpacks nothing else. */
+/* Copy one entry. Skip anything except files, directories and links; the code has nothing else. */
 static int copy_entry(int from, int to, const char *name, struct ready_report *report)
 {
     struct stat info;
@@ -115,13 +112,4 @@ int copy_tree(int from, int to, struct ready_report *report)
     closedir(entries);
     errno = error;
     return failed ? -1 : 0;
-}
-
-struct ready_report copy_slot_code(int to)
-{
-    struct ready_report report = {0};
-    int from = directory_open(AT_FDCWD, SLOT_CODE);
-    if (from < 0 || copy_tree(from, to, &report))
-        report.error = (uint32_t)(errno ? errno : EIO);
-    return report;
 }

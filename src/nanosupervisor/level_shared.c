@@ -1,8 +1,8 @@
 /* The shared level (level.h): the program runs in the container itself, as a child of the supervisor. */
 #define _GNU_SOURCE
-#include "copy.h"
 #include "level.h"
 #include "listening.h"
+#include "unpack.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -139,9 +139,9 @@ static void finish(const struct run *run)
     wire_send_done(writable_wipe() && writable_is_empty_again());
     wire_flush();
     if (run->request.prepare_next) {
-        /* The wipe has also removed the code from /work. Copy it again from the work directory, which is mounted
+        /* The wipe has also removed the code from /work. Make it again from the work directory, which is mounted
          * at /slot. */
-        struct ready_report report = copy_slot_code(container_dirs.directory[WRITABLE_WORK]);
+        struct ready_report report = unpack_slot_code(container_dirs.directory[WRITABLE_WORK]);
         wire_send_ready(&report);
     }
 }

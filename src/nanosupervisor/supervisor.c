@@ -6,7 +6,7 @@
  * The container has a read-only root, its own user id, no network and no capabilities. Its processes can
  * write only to small tmpfs mounts: the writable directories. The worker mounts one directory into the
  * container, read-only: /slot. That directory has sockets. When the container belongs to a function, it
- * also has the function's code (/slot/code) or built program (/slot/program).
+ * also has the function's code (/slot/code, unpack.h) or built program (/slot/program).
  *
  * The processes, at the sandbox level
  * -----------------------------------
@@ -33,7 +33,7 @@
  *   start      connect to /slot/agent.sock and /slot/listening.sock: the worker accepts one connection at each, and
  *              then removes the sockets. Send HELLO
  *   CONFIGURE  find the isolation level that the host allows -> LEVEL; get ready for the first run -> READY
- *   PREPARE    copy the code to /work, for the next run -> READY
+ *   PREPARE    make the code in /work, for the next run -> READY
  *   RUN        start the program, and watch it to its end -> EXIT, STDOUT, STDERR; send the files in /output -> FILE,
  *              DATA, REFUSED; remove everything that the run has left -> DONE; get ready for the next run -> READY
  *   KILL       during a run: end it now
@@ -49,11 +49,11 @@
  * sandbox_init.c for the inside of a sandbox; zygote.c; confine.c and filter.c; then outputs.c,
  * writable.c, listening.h and netlink.h. */
 #define _GNU_SOURCE
-#include "copy.h"
 #include "level.h"
 #include "listening.h"
 #include "run.h"
 #include "sandbox.h"
+#include "unpack.h"
 #include "wire.h"
 #include "writable.h"
 
@@ -112,7 +112,7 @@ static void prepare(const uint8_t *frame, size_t length)
         die("the previous code cannot be removed");
     }
     has_code = 1;
-    struct ready_report report = copy_slot_code(container_dirs.directory[WRITABLE_WORK]);
+    struct ready_report report = unpack_slot_code(container_dirs.directory[WRITABLE_WORK]);
     if (!report.error)
         level->take_code(&code);
     wire_send_ready(&report);

@@ -10,13 +10,13 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
-#define PROTOCOL_VERSION 4u
+#define PROTOCOL_VERSION 5u
 
 enum frame_type {
     /* worker -> supervisor */
     FRAME_CONFIGURE = 'C', /* struct configuration, its listening addresses, then NUL-terminated names of modules that
                               the zygote imports */
-    FRAME_PREPARE = 'P',   /* take the code in /slot/code. u8: whether the memory limit has changed, which an
+    FRAME_PREPARE = 'P',   /* take the packs in /slot (unpack.h). u8: whether the memory limit has changed, which an
                               interpreter reads when it starts; then NUL-terminated names of modules that the code
                               imports */
     FRAME_RUN = 'R',       /* struct run_request, then its strings and the payload */
@@ -75,9 +75,9 @@ struct __attribute__((packed)) run_request {
 };
 
 struct __attribute__((packed)) ready_report {
-    uint32_t error; /* 0: ready; else the errno of the copy that failed */
-    uint32_t files; /* copied */
-    uint64_t bytes; /* copied */
+    uint32_t error; /* 0: ready; else the errno of the failure: EBADMSG for a damaged pack */
+    uint32_t files; /* made */
+    uint64_t bytes; /* made */
 };
 
 #define EXIT_TIMED_OUT 1u    /* the program was ended at its deadline */

@@ -119,7 +119,7 @@ TAKEN_OVER: Final = {
     "a link": "put({two: b'/etc/passwd'}, stat.S_IFLNK)",
     "a second file": "put({two: pyc}); open('/output/more', 'w').close()",
     "a file in a folder": "os.mkdir('/output/d'); put({two: pyc}, at='/output/d/x.zip'); put({two: b''})",
-    "a link as output": "os.symlink('/slot/code/main.py', '/output/byte_code.zip')",
+    "a link as output": "os.symlink('/slot/code', '/output/byte_code.zip')",
     "gigabytes": "f = open('/output/byte_code.zip', 'wb'); f.truncate(1 << 34)",
     "no zip": "open('/output/byte_code.zip', 'wb').write(b'x' * 1000)",
     "the input of another process": "os.kill(1, 9); put({two: b''})",

@@ -1,21 +1,33 @@
-"""A hot run makes as many system calls with thousands of files of code as with few, in every language."""
+"""Costs of a run that do not grow with the number of files of its code.
+
+A hot run makes as many system calls with thousands of files as with few, in every language. For a first run,
+the worker makes and opens as many files.
+"""
 
 from __future__ import annotations
 
+import os
+import sys
 from collections import Counter
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import aiodocker
 import pytest
 from benchmarks import container_counts, tracing
 
+from nanoagent.code.archive import ArchiveLimits
+from nanoagent.code.code_cache import CodeCache
+from nanoagent.code.imports import imported
 from nanoagent.common.units import MIB
+from nanoagent.container.work_directory import WorkDirectory
 from nanoagent.languages.recipes import RECIPES
 from nanoagent.model.job import Runtime
 from nanoagent.model.result import Isolation
+from support.checks.zips import make_zip
 from support.sandboxes.adversarial import Function, yard
 from support.sandboxes.containers import LIMITS
+from support.services.folder_store import FolderStore
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -87,3 +99,57 @@ async def test_a_hot_run_makes_no_calls_for_files_that_it_does_not_use(
     few, many = counts
     assert [many[name] for name in LISTINGS] == [few[name] for name in LISTINGS], (few, many)
     assert many.total() <= SLACK * few.total(), many - few
+
+
+# --- the first run
+
+WRITES: Final = os.O_WRONLY | os.O_RDWR
+MAKES: Final = {"os.mkdir", "os.link", "os.symlink", "os.rename", "os.utime", "os.chmod"}
+events: Counter[str] | None = None
+
+
+def note(event: str, arguments: tuple[Any, ...]) -> None:
+    """Count the calls of this process that make or open files. An audit hook cannot be removed."""
+    if events is None:
+        return
+    if event == "open":
+        events["write" if arguments[2] & WRITES else "read"] += 1
+    elif event in MAKES:
+        events[event] += 1
+
+
+@pytest.fixture(scope="module")
+def audited() -> None:
+    sys.addaudithook(note)
+
+
+@pytest.mark.usefixtures("audited")
+async def test_for_a_first_run_the_worker_makes_as_many_files_with_much_code_as_with_little(
+    tmp_path: Path,
+) -> None:
+    """From the zip in the object store to the work directory of a container."""
+    global events  # noqa: PLW0603 - the hook must find it
+    counts = []
+    limits = ArchiveLimits(MIB, MIB, MIB, 2 * MANY)
+    cache = CodeCache(tmp_path / "cache", FolderStore(tmp_path / "store"), limits, 64 * MIB)
+    await cache.start()
+    for files in (FEW, MANY):
+        key, work = f"{files}.zip", tmp_path / f"work-{files}"
+        path = tmp_path / "store/code" / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(make_zip({f"f/{n % 40}/{n}.py": "pass" for n in range(files)} | {"main.py": "pass"}))
+        directory = WorkDirectory.make(work)
+        events = Counter()
+        try:
+            async with cache.fetch("code", key) as tree:
+                await directory.put_code(tree.path)
+                assert imported(tree.path) == ()
+        finally:
+            counts.append(events)
+            events = None
+        await directory.remove()
+    await cache.close()
+    few, many = counts
+    assert few == many
+    assert many["write"] <= 8
+    assert many["os.link"] == 1

@@ -27,6 +27,7 @@ from nanoagent.model.result import ErrorType, Isolation
 from nanoagent.telemetry.metrics import Metrics
 from nanoagent.telemetry.status import Health
 from nanoagent.wiring.containers import pool_policy, refuse_unfit_engine
+from support.checks.packs import packed
 from support.doubles.fakes import make_settings
 from support.sandboxes.containers import request_for, worker_home
 from support.sandboxes.engines import IMAGE, SUBORDINATE, OwnEngine, own_engine, why_none
@@ -197,7 +198,7 @@ def _binding(program: bytes, folder: Path) -> Binding:
         memory_mb=128,
         cpus=1.0,
         most_cpus=1.0,
-        tree=tree,
+        tree=packed(tree),
         tree_bytes=0,
         program=folder / "built",
     )

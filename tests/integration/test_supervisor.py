@@ -681,7 +681,7 @@ ATTACKS = {
     "read it by process_vm_readv": refused_call("process_vm_readv(1, None, 0, None, 0, 0)"),
     "talk to the agent": refused_statement("socket.socket(socket.AF_UNIX).connect('/slot/agent.sock')"),
     "write into the slot": refused_statement("open('/slot/x', 'w')"),
-    "write into the code": refused_statement("open('/slot/code/main.py', 'a')"),
+    "write into the code": refused_statement("open('/slot/code', 'a')"),
     "write into the root": refused_statement("open('/x', 'w')"),
     "write into the supervisor": refused_statement("open('/nanosupervisor/supervisor', 'r+b')"),
     "make a user namespace": refused_call("unshare(0x10000000)"),

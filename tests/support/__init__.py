@@ -29,6 +29,7 @@
 
 `checks`: generators of inputs, and what must be true of them.
     archives, messages, conversations: oracles. raw_archives, raw_messages, zips: inputs.
+    packs: makes packs from folders, and folders from packs.
     outputs, leftovers: what a run and a worker leave behind. reliability: counts lost and repeated jobs.
     matrix: the part of a matrix of attacks, languages and levels that `make test` runs.
     waiting: waits for a condition. costs: compares the counts of a hot job with their budgets.

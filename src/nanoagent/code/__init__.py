@@ -2,10 +2,11 @@
 
 ::
 
-    bucket, key ─► one conditional request ─► zip ─► SHA-256 ─► tree           (`code_cache.CodeCache`)
+    bucket, key ─► one conditional request ─► zip ─► SHA-256 ─► pack           (`code_cache.CodeCache`)
     digest of code, compiler, flags and image ─► build ─► program        (`program_cache.ProgramCache`)
 
-Both caches keep their entries, trees or programs, in a `disk_cache.DiskCache`:
+A pack is one file that has a whole tree (`pack`). Both caches keep their entries, packs or programs, in a
+`disk_cache.DiskCache`:
 
 * The name of an entry is a digest. The entry never changes. The cache is one folder with a limit in bytes; it
   evicts the least recently used entries. All workers of one user on one machine share it.
@@ -24,8 +25,9 @@ Modules:
   `single_flight`.
 * Entries on disk: `disk_cache`, `disk_entries`, `pin`, `workspace`, `disk_errors`.
 * Untrusted zips: `archive` checks all entries before it writes a file. `zip_entries` reads names and kinds,
-  `zip_tree` follows links, `unpacking` writes files, `refusals` has the rules.
-* The unpacked code: `entry_file` finds the file to run, `imports` guesses the libraries that it needs.
+  `zip_tree` follows links, `unpacking` writes the pack, `refusals` has the rules.
+* The unpacked code: `pack` has the layout and reads it. `entry_file` finds the file to run, `imports` guesses
+  the libraries that it needs.
 
 Read in this order: `code_cache`, `program_cache`, `disk_cache`, `disk_entries`, `archive` and the modules it
 names.

@@ -90,15 +90,14 @@ class TreeInfo:
 
 
 def extract(zip_path: Path, into: Path, limits: ArchiveLimits, *, threads: int | None = None) -> TreeInfo:
-    """Unpack an archive, or refuse it.
+    """Unpack an archive into a pack, or refuse it.
 
-    Files get mode 0444, or 0555 if the archive marks them as executable. Folders get mode 0755. Files and
-    links keep their time of modification. Set-id bits and owners are not kept. Blocking.
+    Files and links keep their time of modification, and files keep whether they are executable. Other bits of
+    their modes, and owners, are not kept. Blocking.
 
     Args:
         zip_path: The archive.
-        into: A folder that is empty or does not exist yet. After an error it may hold some of the files; the
-            caller removes it.
+        into: The pack, which does not exist. After an error it may be incomplete; the caller removes it.
         limits: The limits of the archive.
         threads: The number of threads that write files; None for the fastest number. It does not change the
             result.
@@ -111,8 +110,8 @@ def extract(zip_path: Path, into: Path, limits: ArchiveLimits, *, threads: int |
         OSError: The disk failed.
     """
     with zip_path.open("rb") as file:
-        files, total = unpacking.write(_checked_tree(file, limits).nodes, file, into, threads)
-        return TreeInfo(files=files, bytes=total)
+        made = unpacking.write(_checked_tree(file, limits), file, into, threads)
+        return TreeInfo(files=made.files, bytes=made.bytes)
 
 
 def check(file: BinaryIO, limits: ArchiveLimits) -> tuple[TreeInfo, zip_tree.Tree]:

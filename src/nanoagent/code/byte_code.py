@@ -10,13 +10,12 @@ the zip.
 
 from __future__ import annotations
 
-import os
-import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from nanoagent.code import archive
 from nanoagent.code.archive import ArchiveLimits
+from nanoagent.code.pack import FILE, FOLDER, LINK, Index, Pack, replace_index
 from nanoagent.code.refusals import shown_name
 from nanoagent.languages.recipes import RECIPES
 from nanoagent.model.errors import Rejected
@@ -43,8 +42,8 @@ SMALL_BYTES: Final = 256 * 1024
 _CHECKED_HASH: Final = 0b11  # PEP 552: an import compares the byte code with the hash of the source
 _HEADER_BYTES: Final = 16  # magic number, flags, hash of the source
 _PAGE_BYTES: Final = 4096
-_ENDING: Final = f".{TAG}.pyc"
-_MODE: Final = 0o444
+_ENDING: Final = f".{TAG}.pyc".encode()
+_ENTRY_FILE: Final = RECIPES[Runtime.PYTHON].entry.encode()
 _ZIP_ENTRY_BYTES: Final = 4096  # two headers with a path of at most 1024 bytes
 
 
@@ -78,31 +77,27 @@ class Room:
     bytes: int
 
 
-def survey(root: Path) -> Survey:
+def survey(path: Path) -> Survey:
     """Measure a code tree, and count the sources that could be compiled. Blocking.
 
     Args:
-        root: The folder of the code, which has the entry file.
+        path: The pack of the tree.
+
+    Raises:
+        StorageError: The pack is damaged, or cannot be read.
     """
-    entries = least = most = sources = 0
-    pending = [os.fspath(root)]
-    entry_file = os.path.join(root, RECIPES[Runtime.PYTHON].entry)  # noqa: PTH118 - as below
-    while pending:
-        folder = pending.pop()
-        # Strings, because Path objects cost too much for thousands of files.
-        with os.scandir(folder) as found:
-            for entry in found:
-                entries += 1
-                if entry.is_dir(follow_symlinks=False):
-                    pending.append(entry.path)
-                elif entry.is_symlink():
-                    most += _PAGE_BYTES
-                else:
-                    size = _in_pages(entry.stat(follow_symlinks=False).st_size)
-                    least, most = least + size, most + size
-                    is_own = entry.name.endswith(".py") and entry.path != entry_file
-                    sources += is_own and not os.path.lexists(_target_of(folder, entry.name))
-    return Survey(entries, least, most, sources)
+    tree = Pack(path)
+    paths = _paths_of(tree)
+    least = most = sources = 0
+    for name, number in paths.items():
+        kind, size = tree.kind(number), tree.records[number][1]
+        if kind == LINK:
+            most += _PAGE_BYTES
+        elif kind == FILE:
+            least, most = least + _in_pages(size), most + _in_pages(size)
+            is_own = name.endswith(b".py") and name != _ENTRY_FILE
+            sources += is_own and _target_of(name) not in paths
+    return Survey(len(paths), least, most, sources)
 
 
 def room_beside(code: Survey, limits: ArchiveLimits) -> Room:
@@ -125,20 +120,21 @@ def most_zip_bytes(room: Room) -> int:
     return room.bytes + room.entries * _ZIP_ENTRY_BYTES
 
 
-def unpack(zip_path: Path, into: Path, root: Path, room: Room, limits: ArchiveLimits) -> None:
-    """Check and unpack byte code. Blocking.
+def unpack(zip_path: Path, into: Path, code: Path, room: Room, limits: ArchiveLimits) -> None:
+    """Check byte code, and write it into a pack. Blocking.
 
-    Files get mode 0444 and the times of their sources.
+    Its files are not executable, and have the times of their sources.
 
     Args:
         zip_path: The zip that the run has written.
-        into: A folder that does not exist. After an error it may hold some files; the caller removes it.
-        root: The folder of the code.
+        into: The new pack. After an error it may be incomplete; the caller removes it.
+        code: The pack of the code.
         room: The room for byte code.
         limits: The limits of code.
 
     Raises:
         Rejected: The zip is hostile or exceeds a limit, or has a file that is not byte code of the code.
+        StorageError: The pack of the code is damaged, or cannot be read.
         OSError: The disk failed.
     """
     own = ArchiveLimits(
@@ -148,95 +144,123 @@ def unpack(zip_path: Path, into: Path, root: Path, room: Room, limits: ArchiveLi
         entries=limits.entries,  # folders of the code count, too
     )
     archive.extract(zip_path, into, own)
-    added = _Added(os.fspath(into))
-    added.check_folder(os.fspath(into), os.fspath(root))
+    added = _Added(Pack(into), Pack(code))
+    added.check_folder(0, b"")
     if added.entries > room.entries or added.bytes > room.bytes:
-        raise _refusal(f"{added.entries} files and folders with {added.bytes} bytes exceed the room", "")
+        raise _refusal(f"{added.entries} files and folders with {added.bytes} bytes exceed the room", b"")
+    replace_index(into, added.index())
 
 
 class _Added:
     """Checks the files that are added to the code, and counts them.
 
     Args:
-        top: The folder of the unpacked byte code.
+        made: The byte code.
+        code: The code.
 
     Attributes:
         entries: The number of checked files and new folders.
         bytes: The size of the checked files, in whole pages.
     """
 
-    def __init__(self, top: str) -> None:
-        self._top = top
+    def __init__(self, made: Pack, code: Pack) -> None:
+        self._made = made
+        self._code = code
+        self._paths = _paths_of(code)
         self.entries = 0
         self.bytes = 0
+        self._times: dict[int, int] = {}  # number of a checked file → time of its source, Unix epoch ns
 
-    def check_folder(self, made: str, code: str) -> None:
-        """Check an unpacked folder, and the folder of the code with the same path."""
-        with os.scandir(made) as found:
-            entries = list(found)
-        if not entries:
-            raise _refusal("empty folder", self._shown(made))
-        for entry in entries:
-            if not entry.is_dir(follow_symlinks=False):
-                raise _refusal(f"not in a folder {CACHE}", self._shown(entry.path))
-            if entry.name == CACHE:
-                self._check_cache(entry.path, code)
+    def index(self) -> Index:
+        """Return a new index of the byte code: its base is the root, and files have the times of sources."""
+        index = Index()
+        for number in range(1, len(self._made.records)):
+            at, size, _, _, depth, kind, _ = self._made.records[number]
+            index.add(self._made.names[number], depth, kind, at, size, self._times.get(number, 0))
+        return index
+
+    def check_folder(self, folder: int, path: bytes) -> None:
+        """Check a folder of the byte code.
+
+        Args:
+            folder: Its number.
+            path: Its path; it ends with a slash, unless it is the root.
+        """
+        for number in self._entries_of(folder, path):
+            name = path + self._made.names[number]
+            if self._made.kind(number) != FOLDER:
+                raise _refusal(f"not in a folder {CACHE}", name)
+            if self._made.names[number] == CACHE.encode():
+                self._check_cache(number, path)
                 continue
-            if not _is_kind(f"{code}/{entry.name}", stat.S_IFDIR):
-                raise _refusal("the code has no such folder", self._shown(entry.path))
-            self.check_folder(entry.path, f"{code}/{entry.name}")
+            if self._kind_in_code(name) != FOLDER:
+                raise _refusal("the code has no such folder", name)
+            self.check_folder(number, name + b"/")
 
-    def _check_cache(self, made: str, code: str) -> None:
-        target = f"{code}/{CACHE}"
-        if not os.path.lexists(target):
+    def _check_cache(self, folder: int, path: bytes) -> None:
+        """Check a folder `__pycache__`; `path` is the path of the folder that has it."""
+        cache = path + CACHE.encode()
+        kind = self._kind_in_code(cache)
+        if kind is None:
             self.entries += 1
-        elif not _is_kind(target, stat.S_IFDIR):
-            raise _refusal("the code has a file of this name", self._shown(made))
-        with os.scandir(made) as found:
-            entries = list(found)
-        if not entries:
-            raise _refusal("empty folder", self._shown(made))
-        for entry in entries:
-            if not entry.is_file(follow_symlinks=False) or not entry.name.endswith(_ENDING):
-                raise _refusal(f"not a file *{_ENDING}", self._shown(entry.path))
-            if os.path.lexists(f"{target}/{entry.name}"):
-                raise _refusal("the code already has this file", self._shown(entry.path))
-            self._check_file(entry.path, f"{code}/{entry.name.removesuffix(_ENDING)}.py")
+        elif kind != FOLDER:
+            raise _refusal("the code has a file of this name", cache)
+        for number in self._entries_of(folder, cache):
+            name = self._made.names[number]
+            if self._made.kind(number) != FILE or not name.endswith(_ENDING):
+                raise _refusal(f"not a file *{_ENDING.decode()}", cache + b"/" + name)
+            if self._kind_in_code(cache + b"/" + name) is not None:
+                raise _refusal("the code already has this file", cache + b"/" + name)
+            self._check_file(number, cache + b"/" + name, path + name.removesuffix(_ENDING) + b".py")
 
-    def _check_file(self, made: str, source: str) -> None:
-        if not _is_kind(source, stat.S_IFREG):
-            raise _refusal("the code has no source for it", self._shown(made))
-        with open(made, "rb") as file:  # noqa: PTH123 - as in `survey`
-            header = file.read(_HEADER_BYTES + 1)
+    def _check_file(self, number: int, path: bytes, source: bytes) -> None:
+        if self._kind_in_code(source) != FILE:
+            raise _refusal("the code has no source for it", path)
+        header = b"".join(self._made.read([number], _HEADER_BYTES + 1))
         if len(header) <= _HEADER_BYTES or header[:4] != MAGIC:
-            raise _refusal("no byte code of the image's Python", self._shown(made))
+            raise _refusal("no byte code of the image's Python", path)
         if int.from_bytes(header[4:8], "little") != _CHECKED_HASH:
-            raise _refusal("not based on a hash that imports check", self._shown(made))
-        modified_ns = os.lstat(source).st_mtime_ns
-        os.utime(made, ns=(modified_ns, modified_ns))
-        os.chmod(made, _MODE)  # noqa: PTH101
+            raise _refusal("not based on a hash that imports check", path)
+        self._times[number] = self._code.records[self._paths[source]][2]
         self.entries += 1
-        self.bytes += _in_pages(os.lstat(made).st_size)
+        self.bytes += _in_pages(self._made.records[number][1])
 
-    def _shown(self, path: str) -> str:
-        return path.removeprefix(f"{self._top}/")
+    def _entries_of(self, folder: int, path: bytes) -> list[int]:
+        entries = list(self._made.children(folder))
+        if not entries:
+            raise _refusal("empty folder", path.removesuffix(b"/"))
+        return entries
+
+    def _kind_in_code(self, path: bytes) -> int | None:
+        """Return the kind of an entry of the code; None if there is none. Links are not followed."""
+        number = self._paths.get(path)
+        return None if number is None else self._code.kind(number)
 
 
-def _target_of(folder: str, name: str) -> str:
-    return f"{folder}/{CACHE}/{name.removesuffix('.py')}{_ENDING}"
+def _paths_of(tree: Pack) -> dict[bytes, int]:
+    """Return path → number of all records below the base. The paths are relative to the base."""
+    paths: dict[bytes, int] = {}
+    folders = [b""]
+    for number, depth, kind, name in tree.below_base():
+        del folders[depth:]
+        path = folders[-1] + name
+        paths[path] = number
+        if kind == FOLDER:
+            folders.append(path + b"/")
+    return paths
+
+
+def _target_of(source: bytes) -> bytes:
+    """Return the path of the byte code of a source."""
+    folder, _, name = source.rpartition(b"/")
+    target = CACHE.encode() + b"/" + name.removesuffix(b".py") + _ENDING
+    return folder + b"/" + target if folder else target
 
 
 def _in_pages(size: int) -> int:
     return -(-size // _PAGE_BYTES) * _PAGE_BYTES
 
 
-def _is_kind(path: str, kind: int) -> bool:
-    """Whether a path is of a kind, such as S_IFREG. A link at the end of the path is not followed."""
-    try:
-        return stat.S_IFMT(os.lstat(path).st_mode) == kind
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-
-
-def _refusal(rule: str, path: str) -> Rejected:
-    return Rejected(ErrorType.INVALID_CODE, Text.verbatim(f"byte code refused: {shown_name(path)}: {rule}"))
+def _refusal(rule: str, path: bytes) -> Rejected:
+    shown = shown_name(path.decode())
+    return Rejected(ErrorType.INVALID_CODE, Text.verbatim(f"byte code refused: {shown}: {rule}"))

@@ -1,7 +1,8 @@
 """Keeps the byte code of Python code. It shares the disk cache of the code, its limits and its eviction.
 
-The entry of a tree's byte code has only the files that are added to the tree (`byte_code`). The tree itself
-is another entry. So each byte on the disk counts once, and each of the two entries can be evicted alone.
+The entry of a tree's byte code is a pack with the files that are added to the tree (`byte_code`). The tree
+itself is another entry. So each byte on the disk counts once, and each of the two entries can be evicted
+alone.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from nanoagent.code.disk_cache import DiskCache
     from nanoagent.code.pin import Pin
 
-_FORMAT: Final = "byte code 1"  # a new number makes the byte code of older workers unused
+_FORMAT: Final = "byte code 2"  # a new number makes the byte code of older workers unused
 
 
 class ByteCodeCache:
@@ -53,7 +54,7 @@ class ByteCodeCache:
             digest: The digest of the tree.
 
         Returns:
-            The pin, whose content is a folder; None if there is no byte code.
+            The pin, whose content is a pack; None if there is no byte code.
 
         Raises:
             StorageError: The disk failed.
@@ -68,25 +69,25 @@ class ByteCodeCache:
         """Release a pin when the block ends."""
         return self._disk.releasing(pin)
 
-    async def survey(self, root: Path) -> tuple[Survey, Room]:
+    async def survey(self, tree: Path) -> tuple[Survey, Room]:
         """Measure a tree, and return the room for byte code beside it.
 
         Args:
-            root: The folder of the tree that has the entry file.
+            tree: The pack of the tree.
 
         Raises:
             StorageError: The disk failed.
         """
         with disk_errors(self._root):
-            found = await in_thread(partial(byte_code.survey, root))
+            found = await in_thread(partial(byte_code.survey, tree))
         return found, byte_code.room_beside(found, self._limits)
 
-    async def add(self, digest: str, root: Path, room: Room, zip_path: Path) -> None:
+    async def add(self, digest: str, tree: Path, room: Room, zip_path: Path) -> None:
         """Check the byte code of a tree, and keep it.
 
         Args:
             digest: The digest of the tree.
-            root: The folder of the tree that has the entry file. The caller has pinned the tree.
+            tree: The pack of the tree. The caller has pinned it.
             room: The room for byte code.
             zip_path: The zip that the compilation has written. It is not trusted.
 
@@ -97,7 +98,7 @@ class ByteCodeCache:
         async with self._disk.scratch() as scratch:
             made = scratch / "byte_code"
             with disk_errors(self._root):
-                await in_thread(partial(byte_code.unpack, zip_path, made, root, room, self._limits))
+                await in_thread(partial(byte_code.unpack, zip_path, made, tree, room, self._limits))
             pin = await self._disk.publish(self.key(digest), made)
         try:
             await self._disk.evict()

@@ -29,7 +29,7 @@ from nanoagent.code.single_flight import SingleFlight
 from nanoagent.common.bounded_map import BoundedMap
 from nanoagent.common.units import MIB
 from nanoagent.host.threads import in_thread
-from nanoagent.model.errors import CachedRejection, Rejected, StorageError
+from nanoagent.model.errors import CachedRejection, DamagedCode, Rejected, StorageError
 from nanoagent.model.result import ErrorType
 from nanoagent.model.text import Text
 from nanoagent.storage.base import Absence, ObjectMissing, ObjectTooLarge, shown
@@ -70,15 +70,15 @@ class CodeTree:
 
     Attributes:
         digest: SHA-256 of the zip, hex.
-        path: The folder. Files have mode 0444 or 0555, folders 0755. Links stay inside the code.
+        path: The pack. Its links stay inside the code.
         bytes: The size of all files together.
-        disk_bytes: The disk space of files and folders, in whole blocks. A copy in memory takes as much.
+        memory_bytes: The memory that a copy takes at most, in whole pages.
     """
 
     digest: str
     path: Path
     bytes: int
-    disk_bytes: int
+    memory_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ class CodeCache:
         root: The folder; not that of another cache.
         store: The object store that has the zips.
         limits: The limits of a zip.
-        max_bytes: The limit of the disk space of all trees. Trees in use may exceed it.
+        max_bytes: The limit of the disk space of all packs. Trees in use may exceed it.
         observe: Called with the outcome of each fetch, unless its request fails. If a fetch is repeated
             because the disk is full, `observe` is called again.
         fresh_s: For how long after a request the tree is used without another request, seconds. With 0, each
@@ -132,7 +132,7 @@ class CodeCache:
         self._store = store
         self._limits = limits
         self._observe = observe
-        self._disk = DiskCache(root, max_bytes)
+        self._disk = DiskCache(root, max_bytes, has_packs=True)
         self._index = CodeIndex(root, self._disk.digests)
         self._fresh = FreshTrees(fresh_s, most_fresh)
         self._refusals: BoundedMap[str, _Refusal] = BoundedMap(_MAX_REFUSALS)  # by digest
@@ -176,6 +176,7 @@ class CodeCache:
         Raises:
             Rejected: CODE_NOT_FOUND; or INVALID_CODE, for a zip that breaks a rule of `refusals`.
             StorageError: The object store or the disk failed.
+            DamagedCode: The block raised it.
         """
         pin = self._fresh.recall(bucket, key)
         if pin is not None or (bucket, key) in self._fetches:
@@ -184,7 +185,11 @@ class CodeCache:
             pin = await self._fetches.join((bucket, key), partial(self._fetch, bucket, key))
         try:
             meta = pin.meta()
-            yield CodeTree(pin.digest, pin.content, meta.bytes, meta.disk_bytes)
+            yield CodeTree(pin.digest, pin.content, meta.bytes, meta.memory_bytes)
+        except DamagedCode:  # the next fetch removes the damaged tree
+            self._disk.distrust()
+            self._fresh.forget_all()
+            raise
         finally:
             await self._disk.release(pin)
 
@@ -271,7 +276,7 @@ class CodeCache:
             if pin is None:
                 self._refuse_known(fetched.digest)
                 await self._unpack(fetched.digest, scratch)
-                pin = await self._disk.publish(fetched.digest, scratch / "tree")
+                pin = await self._disk.publish(fetched.digest, scratch / "pack")
                 await self._evict()
             return pin.share()
         finally:
@@ -283,7 +288,7 @@ class CodeCache:
             with disk_errors(self._root):
                 async with self._unpackings:
                     await in_thread(
-                        partial(archive.extract, scratch / "code.zip", scratch / "tree", self._limits)
+                        partial(archive.extract, scratch / "code.zip", scratch / "pack", self._limits)
                     )
         except Rejected as exc:
             self._refusals[digest] = _Refusal(exc.message, exc.hint, asyncio.get_running_loop().time())

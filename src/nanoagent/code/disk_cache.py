@@ -4,7 +4,7 @@ Workers share the folder. A damaged entry is removed when it is used.
 
 ::
 
-    entries/<digest>/content     a file, or a folder of files
+    entries/<digest>/content     a file, or a folder of files; for code: packs/<digest>/content, a pack
     entries/<digest>/meta        JSON, `Meta`; a pin is a lock on it, its mtime is the last use
     workspaces/<worker>.lock     held while the worker lives
     workspaces/<worker>/         new entries before they are published, removed ones before they are deleted
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from nanoagent.code.disk_entries import CacheLimits, DiskEntries, is_intact
+from nanoagent.code.disk_entries import ENTRIES, CacheLimits, DiskEntries, measure, measure_pack
 from nanoagent.code.disk_errors import disk_errors, is_disk_full
 from nanoagent.code.pin import Pin, inode_of
 from nanoagent.code.workspace import Workspace
@@ -38,6 +38,7 @@ log = structlog.get_logger(__name__)
 
 # Each eviction reads all entries, which takes 0.05 ms per entry. 4 GiB can hold 350,000 tiny ones.
 _MOST_ENTRIES: Final = 16_384
+_PACKS: Final = "packs"  # not `entries`, so that neither an older nor a newer worker misreads an entry
 
 
 class DiskCache:
@@ -48,13 +49,23 @@ class DiskCache:
         max_bytes: The limit of the disk space of all entries. Pinned entries may exceed it; workspaces do not
             count.
         most_entries: The limit of the number of entries. Pinned entries may exceed it.
+        has_packs: Whether each entry is a pack. Then the folder may still have entries of an older version,
+            which were folders. `start` removes them.
     """
 
-    def __init__(self, root: Path, max_bytes: int, *, most_entries: int = _MOST_ENTRIES) -> None:
+    def __init__(
+        self, root: Path, max_bytes: int, *, most_entries: int = _MOST_ENTRIES, has_packs: bool = False
+    ) -> None:
         self._root = root
         self._limits = CacheLimits(max_bytes, most_entries)
         self._workspace = Workspace(root)
-        self._entries = DiskEntries(root, self._workspace)
+        self._old_entries = DiskEntries(root, self._workspace) if has_packs else None
+        self._entries = DiskEntries(
+            root,
+            self._workspace,
+            _PACKS if has_packs else ENTRIES,
+            measure_pack if has_packs else measure,
+        )
         self._verified: dict[str, int | None] = {}  # digest → inode of the `meta` of an intact entry
         self._may_exceed_limits = False
 
@@ -67,6 +78,9 @@ class DiskCache:
         with disk_errors(self._root):
             await in_thread(self._entries.prepare)
         await self._workspace.open()
+        if self._old_entries is not None:
+            with disk_errors(self._root):
+                await in_thread(self._old_entries.remove_all)
 
     async def close(self) -> None:
         """Remove the workspace of this worker. Idempotent."""
@@ -136,6 +150,10 @@ class DiskCache:
             self._verified[digest] = inode_of(pin.descriptor)
             return pin
 
+    def distrust(self) -> None:
+        """Measure each entry again when it is pinned next, because one was found damaged."""
+        self._verified.clear()
+
     async def evict(self, *, missing_bytes: float = 0) -> None:
         """Remove the least recently used entries that are not pinned, until the limits are kept.
 
@@ -185,7 +203,7 @@ class DiskCache:
         inode = inode_of(pin.descriptor)
         if self._verified.get(pin.digest) == inode:
             return pin.has_content()
-        if await in_thread(partial(is_intact, pin)):
+        if await in_thread(partial(self._entries.is_intact, pin)):
             self._verified[pin.digest] = inode
             return True
         return False

@@ -1,4 +1,4 @@
-"""The entries of a disk cache, in its folder `entries`.
+"""The entries of a disk cache, in one of its folders.
 
 All functions block, so callers run them in threads. `DiskEntries.pin` is an exception: without `wait`, it
 takes so little time that `DiskCache` calls it in the event loop.
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import math
 import os
 import stat
 import time
@@ -22,11 +23,13 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from nanoagent.code import pack
+from nanoagent.code.pack import DamagedPack
 from nanoagent.code.pin import Meta, Pin, inode_of
 from nanoagent.code.workspace import delete, make_private, removal_lock
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from nanoagent.code.workspace import Workspace
@@ -39,6 +42,10 @@ _PUBLISH_ATTEMPTS: Final = 8
 EVICTED_FIRST: Final = "objects-"
 """The prefix of the names of entries that are evicted before all others."""
 
+ENTRIES: Final = "entries"
+"""The usual name of the folder that has the entries."""
+
+_NO_CONTENT: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR})
 _OCCUPIED: Final = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR})
 
 
@@ -77,12 +84,32 @@ def eviction_order(uses: Iterable[EntryUse]) -> list[EntryUse]:
     )
 
 
-def is_intact(pin: Pin) -> bool:
-    """Whether an entry still has the size that it had when it was published."""
-    try:
-        return _measure(pin.content) == pin.meta()
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, msgspec.MsgspecError):
-        return False
+def measure(content: Path) -> Meta:
+    """Measure a file or folder. Links are not followed."""
+    files = size = blocks = 0
+    pending = [os.fspath(content)]
+    while pending:
+        path = pending.pop()
+        status = os.lstat(path)
+        blocks += 1
+        if stat.S_ISDIR(status.st_mode):
+            # Strings, because Path objects cost too much for thousands of files.
+            pending += [f"{path}/{name}" for name in os.listdir(path)]  # noqa: PTH208
+        else:
+            files += 1
+            size += status.st_size
+            blocks += status.st_size // _BLOCK_BYTES  # the last block is counted above
+    return Meta(files=files, bytes=size, disk_bytes=blocks * _BLOCK_BYTES)
+
+
+def measure_pack(content: Path) -> Meta:
+    """Check and measure a pack (`pack`). The number and the size of files are those of its tree.
+
+    Raises:
+        DamagedPack: The pack is damaged.
+    """
+    tree = pack.summary_of(content)
+    return Meta(tree.files, tree.bytes, measure(content).disk_bytes, tree.memory_bytes)
 
 
 class DiskEntries:
@@ -91,12 +118,21 @@ class DiskEntries:
     Args:
         root: The folder of the cache.
         workspace: The workspace of this worker.
+        folder: The name of the folder that has the entries.
+        measure_content: Returns the size of the content of an entry, and may check it, too.
     """
 
-    def __init__(self, root: Path, workspace: Workspace) -> None:
+    def __init__(
+        self,
+        root: Path,
+        workspace: Workspace,
+        folder: str = ENTRIES,
+        measure_content: Callable[[Path], Meta] = measure,
+    ) -> None:
         self._root = root
-        self._folder = root / "entries"
+        self._folder = root / folder
         self._workspace = workspace
+        self._measure = measure_content
 
     def prepare(self) -> None:
         """Make the folders.
@@ -106,6 +142,15 @@ class DiskEntries:
         """
         for folder in (self._root, self._folder):
             make_private(folder)
+
+    def is_intact(self, pin: Pin) -> bool:
+        """Whether an entry still has the size that it had when it was published."""
+        try:
+            return self._measure(pin.content) == pin.meta()
+        except (OSError, DamagedPack, msgspec.MsgspecError) as exc:
+            if isinstance(exc, OSError) and exc.errno not in _NO_CONTENT:
+                raise
+            return False
 
     def digests(self) -> set[str]:
         """Return the names of all entries."""
@@ -197,7 +242,7 @@ class DiskEntries:
         draft = content.with_name(f"{content.name}.entry")
         draft.mkdir(0o700)
         meta = draft / "meta"
-        meta.write_bytes(msgspec.json.encode(_measure(content)))
+        meta.write_bytes(msgspec.json.encode(self._measure(content)))
         content.rename(draft / "content")
         descriptor = os.open(meta, os.O_RDONLY)
         fcntl.flock(descriptor, fcntl.LOCK_SH)
@@ -210,7 +255,7 @@ class DiskEntries:
             self.remove(digest, None)
             return None
         try:
-            if is_intact(pin):
+            if self.is_intact(pin):
                 return pin.share()
             self.remove(digest, inode_of(pin.descriptor))
             return None
@@ -255,6 +300,11 @@ class DiskEntries:
         for path in trash:
             delete(path)
         return total > limits.disk_bytes or count > limits.entries
+
+    def remove_all(self) -> None:
+        """Remove all entries that are not pinned. The folder may be missing, and stays."""
+        if self._folder.is_dir():
+            self.evict(CacheLimits(0, 0), math.inf)
 
     def _use_of(self, digest: str) -> EntryUse | None:
         """Return the use of an entry; None without a `meta`. With a damaged `meta`, it is evicted first."""
@@ -307,21 +357,3 @@ def _renamed(draft: Path, target: Path) -> bool:
             raise
         return False
     return True
-
-
-def _measure(content: Path) -> Meta:
-    """Measure a file or folder. Links are not followed."""
-    files = size = blocks = 0
-    pending = [os.fspath(content)]
-    while pending:
-        path = pending.pop()
-        status = os.lstat(path)
-        blocks += 1
-        if stat.S_ISDIR(status.st_mode):
-            # Strings, because Path objects cost too much for thousands of files.
-            pending += [f"{path}/{name}" for name in os.listdir(path)]  # noqa: PTH208
-        else:
-            files += 1
-            size += status.st_size
-            blocks += status.st_size // _BLOCK_BYTES  # the last block is counted above
-    return Meta(files=files, bytes=size, disk_bytes=blocks * _BLOCK_BYTES)

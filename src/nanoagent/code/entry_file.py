@@ -6,7 +6,6 @@ the code (`.DS_Store`, `__MACOSX`). Such leftovers are ignored.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Final
@@ -19,8 +18,9 @@ from nanoagent.model.result import ErrorType
 from nanoagent.model.text import Text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Sequence
+
+    from nanoagent.code.pack import Pack
 
 _LEFTOVERS: Final = frozenset({"__macosx", ".ds_store", "thumbs.db", "desktop.ini"})
 _MOST_SHOWN: Final = 5
@@ -42,39 +42,32 @@ def is_leftover(name: str) -> bool:
     return name.startswith("._") or name.lower() in _LEFTOVERS
 
 
-def find_root(tree: Path, entry: str) -> Path | None:
-    """Find the folder of an unpacked tree that has the entry file.
+def has_entry(tree: Pack, entry: str) -> bool:
+    """Whether the base of a tree has the entry file.
 
-    That is the tree itself, or else its single top folder. The top folder must not be a link: `zip_tree` has
-    checked the links against the whole tree, not against the folder to which a link leads.
+    The base is the single top folder, or else the root. A single top folder must not be a link: `zip_tree`
+    has checked the links against the whole tree, not against the folder to which a link leads.
 
     Args:
-        tree: The unpacked tree.
+        tree: The tree.
         entry: The entry file's name, such as `main.py`.
-
-    Returns:
-        The folder; None if neither the tree nor its single top folder has the entry file.
     """
-    if (tree / entry).is_file():
-        return tree
-    top = list(islice(_top_of(tree), 2))
-    return top[0] if len(top) == 1 and _is_folder(top[0]) and (top[0] / entry).is_file() else None
+    return tree.file_in(tree.base, entry) is not None
 
 
-def missing_entry(tree: Path, runtime: Runtime) -> Rejected:
+def missing_entry(tree: Pack, runtime: Runtime) -> Rejected:
     """Return the refusal of an unpacked tree without an entry file.
 
     Args:
-        tree: The unpacked tree.
+        tree: The tree.
         runtime: The language that the job asks for.
     """
     entry = RECIPES[runtime].entry
-    folder, found = tree, sorted(islice(_top_of(tree), MOST_LISTED))
-    if len(found) == 1 and _is_folder(found[0]):
-        folder, found = found[0], sorted(islice(_top_of(found[0]), MOST_LISTED))
-    with_entry = tuple(path.name for path in found[:MOST_LOOKED_INTO] if (path / entry).is_file())
-    names = tuple(path.name for path in found)
-    return missing_entry_in(TopFolder(runtime, names, with_entry, folder.name if folder != tree else ""))
+    children = {tree.names[number].decode(): number for number in tree.children(tree.base)}
+    names = sorted(islice((name for name in children if not is_leftover(name)), MOST_LISTED))
+    looked_into = names[:MOST_LOOKED_INTO]
+    with_entry = tuple(name for name in looked_into if tree.file_in(children[name], entry) is not None)
+    return missing_entry_in(TopFolder(runtime, tuple(names), with_entry, tree.base_name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,18 +170,6 @@ def _nearest(top: TopFolder) -> str | None:
 
 def _ending(name: str) -> str:
     return name[name.rfind(".") :].lower() if "." in name else ""
-
-
-def _is_folder(path: Path) -> bool:
-    return path.is_dir() and not path.is_symlink()
-
-
-def _top_of(folder: Path) -> Iterator[Path]:
-    """List the files and folders in a folder, without leftovers."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if not is_leftover(entry.name):
-                yield folder / entry.name
 
 
 _ROOT_FOLDER: Final = Text("its root folder", "최상위")

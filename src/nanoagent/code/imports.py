@@ -7,14 +7,15 @@ costs memory or time. It never changes the result of a program.
 
 from __future__ import annotations
 
-import os
+import math
 import re
-import stat
 from heapq import nsmallest
 from typing import TYPE_CHECKING, Final
 
 from nanoagent.code.entry_file import is_leftover
+from nanoagent.code.pack import FILE, FOLDER, Pack
 from nanoagent.common.units import MIB
+from nanoagent.model.errors import StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -41,12 +42,12 @@ _STATEMENT: Final = re.compile(
 )
 
 
-def imported(tree: Path, candidates: Collection[str] = HEAVY) -> tuple[str, ...]:
-    """Guess which modules a code tree imports.
+def imported(path: Path, candidates: Collection[str] = HEAVY) -> tuple[str, ...]:
+    """Guess which modules a code tree imports. Blocking.
 
     Args:
-        tree: A folder of unpacked code. At most 200 Python files and 1 MiB of text are read. Unreadable files
-            are skipped.
+        path: A pack. At most 200 Python files and 1 MiB of text are read. If it cannot be read, the result is
+            empty.
         candidates: Top-level names of modules to look for.
 
     Returns:
@@ -54,13 +55,19 @@ def imported(tree: Path, candidates: Collection[str] = HEAVY) -> tuple[str, ...]
         out if the tree has a file or folder with its name, or with the name of one of its dependencies: the
         tree may contain another version of it. The result is empty for a tree with more than 20,000 entries.
     """
-    listed = _list(tree)
-    if listed is None:
-        return ()
-    own_names, sources = listed
     found: set[str] = set()
-    for source in _texts(_nearest(sources)):
-        found.update(_names_in(source))
+    try:
+        tree = Pack(path)
+        listed = _list(tree)
+        if listed is None:
+            return ()
+        own_names, sources = listed
+        # Files near the root come first: most of them are the author's own.
+        nearest = [number for _, _, number in nsmallest(_MAX_FILES, sources)]
+        for source in tree.read(nearest, _MAX_BYTES):
+            found.update(_names_in(source))
+    except (OSError, StorageError):
+        return ()
     return tuple(
         name
         for name in candidates
@@ -68,64 +75,34 @@ def imported(tree: Path, candidates: Collection[str] = HEAVY) -> tuple[str, ...]
     )
 
 
-def _list(tree: Path) -> tuple[set[str], list[str]] | None:
-    """Return the names of all files and folders up to their first dot, and the paths of the Python files.
+def _list(tree: Pack) -> tuple[set[str], list[tuple[int, bytes, int]]] | None:
+    """Return the names of all files and folders up to their first dot, and depth, path and number of sources.
 
-    None if there are too many files and folders. Folders that cannot be read are skipped.
+    Leftovers are left out, and so are links to sources: they have the text of other files. None if there are
+    too many files and folders.
     """
-    names: set[str] = set()
-    sources: list[str] = []
+    names: set[bytes] = set()
+    sources: list[tuple[int, bytes, int]] = []
+    folders = [b""]  # the paths of the folders above; NUL instead of a slash sorts like a list of names
     count = 0
-    pending = [os.fspath(tree)]
-    while pending:
-        folder = pending.pop()
-        try:
-            # Strings, because Path objects cost too much for thousands of files.
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    name = entry.name
-                    if is_leftover(name):
-                        continue
-                    count += 1
-                    names.add(name.partition(".")[0])
-                    if entry.is_dir(follow_symlinks=False):
-                        pending.append(f"{folder}/{name}")
-                    elif name.endswith(".py") and name != ".py":
-                        sources.append(f"{folder}/{name}")
-        except OSError:
+    ignored_below: float = math.inf
+    for number, depth, kind, name in tree.below_base():
+        if depth > ignored_below:
             continue
-        if count > _MAX_ENTRIES:
-            return None
-    return names, sources
-
-
-def _nearest(sources: list[str]) -> list[str]:
-    """Return the files to read. Files near the root come first: most of them are the author's own."""
-    return nsmallest(_MAX_FILES, sources, key=_distance)
-
-
-def _distance(path: str) -> tuple[int, list[str]]:
-    parts = path.split("/")
-    return len(parts), parts
-
-
-def _texts(paths: list[str]) -> Iterator[bytes]:
-    """Yield the text of the files, at most `_MAX_BYTES` in total."""
-    left = _MAX_BYTES
-    for path in paths:
-        if left <= 0:
-            return
-        try:
-            # O_NOFOLLOW: a link has the text of another file. O_NONBLOCK: a pipe would block.
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-            with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123 - a descriptor has no path
-                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                    continue
-                text = file.read(left)
-        except OSError:
+        ignored_below = math.inf
+        if is_leftover(name.decode()):
+            ignored_below = depth
             continue
-        left -= len(text)
-        yield text
+        count += 1
+        names.add(name.partition(b".")[0])
+        del folders[depth:]
+        if kind == FOLDER:
+            folders.append(folders[-1] + name + b"\0")
+        elif kind == FILE and name.endswith(b".py") and name != b".py":
+            sources.append((depth, folders[-1] + name, number))
+    if count > _MAX_ENTRIES:
+        return None
+    return {name.decode() for name in names}, sources
 
 
 def _names_in(source: bytes) -> Iterator[str]:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 META_MAX_BYTES: Final = 4096
-"""The largest number of bytes that is read from a `meta` file. Its three numbers take less than 100 bytes."""
+"""The largest number of bytes that is read from a `meta` file. Its numbers take less than 100 bytes."""
 
 
 class Meta(msgspec.Struct, frozen=True):
@@ -21,12 +21,14 @@ class Meta(msgspec.Struct, frozen=True):
     Attributes:
         files: The number of its files.
         bytes: The size of all its files together.
-        disk_bytes: The disk space of its files and folders, in whole blocks.
+        disk_bytes: The disk space that it takes, in whole blocks.
+        memory_bytes: For code, the memory that a copy takes at most, in whole pages.
     """
 
     files: int
     bytes: int
     disk_bytes: int
+    memory_bytes: int = 0
 
 
 class Pin:

@@ -1,9 +1,9 @@
-"""Writes the files of an archive, after `archive` has checked its entries.
+"""Writes the files of an archive into a pack, after `archive` has checked its entries.
 
-Links are written after all folders and files. So no file is written through a link, even if a check has
-missed that link. In this module, "the directory" is the zip's central directory.
+In this module, "the directory" is the zip's central directory.
 
-Several threads write large files, each a piece of consecutive entries at a time: zlib and the kernel work
+The place of each file in the pack is known before its data is read, because the directory has its size. So
+several threads can write large files, each a piece of consecutive entries at a time: zlib and the kernel work
 without the interpreter's lock. The result does not depend on the number of threads, and neither does the
 refusal: it is that of the first damaged entry, in the order of the data in the zip.
 """
@@ -17,68 +17,70 @@ import zlib
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO, Final
 
-from nanoagent.code import refusals
+from nanoagent.code import pack, refusals
 from nanoagent.code.refusals import refused
 from nanoagent.code.zip_entries import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from nanoagent.code.zip_entries import Entry
-    from nanoagent.code.zip_tree import Node
+    from nanoagent.code.zip_tree import Node, Tree
 
     Piece = list[tuple[Entry, Node]]
     ReadAt = Callable[[int, int], bytes]  # size and offset, both in bytes; fewer bytes at the end
 
 _CHUNK_BYTES: Final = 64 * 1024
-_FOLDER_MODE: Final = 0o755
+# Small files that follow each other are read and written in steps of this size.
+_WINDOW_BYTES: Final = 128 * 1024
 # A piece has so many files, or fewer with so many bytes of packed data.
 _PIECE_FILES: Final = 64
 _PIECE_BYTES: Final = 1024 * 1024
-# With small files, two threads take longer than one (8,000 files of 3 KB on two CPUs: 1.02 s against 0.77 s):
-# most of the time is spent in the interpreter, and its lock changes hands at each system call. With large
-# files, two threads take half the time of one (50 MB: 0.16 s against 0.30 s).
+# With small files, two threads take longer than one: most of the time is spent in the interpreter, and its
+# lock changes hands at each system call. With large files, two threads take half the time of one.
 _MOST_THREADS: Final = 4
 _LARGE_BYTES: Final = 16 * 1024  # the mean size of packed files
 
 
-def write(nodes: Iterable[Node], file: BinaryIO, into: Path, threads: int | None = None) -> tuple[int, int]:
-    """Write files, folders and links below a folder.
+def write(tree: Tree, file: BinaryIO, into: Path, threads: int | None = None) -> pack.Summary:
+    """Write the files, folders and links of an archive into a new pack.
 
     Args:
-        nodes: All nodes of a checked tree.
+        tree: The checked tree.
         file: The archive, a file on disk.
-        into: The folder. It is made if it does not exist.
+        into: The pack, which does not exist.
         threads: The number of threads that write files. None: for large files the number of CPUs, at most 4;
             for small files one.
 
     Returns:
-        The number of files, and the size of all files together in bytes.
+        The size of the tree.
 
     Raises:
         Rejected: The data of an entry differs from the directory.
         OSError: The disk failed.
     """
-    into.mkdir(exist_ok=True)  # only this folder may exist already
-    into.chmod(_FOLDER_MODE)
-    wanted = [(node.entry, node) for node in nodes if node.entry is not None]
-    wanted.sort(key=lambda pair: pair[0].data_at)
-    files = [(entry, node) for entry, node in wanted if node.kind is Kind.FILE]
+    files = [(node.entry, node) for node in tree.nodes if node.kind is Kind.FILE and node.entry is not None]
+    files.sort(key=lambda pair: pair[0].data_at)
+    end = 0
+    for entry, node in files:
+        node.packed_at = end
+        end += entry.bytes
     threads = threads or _threads_for(files)
-    folders = _Folders(into)
-    if threads > 1:  # one thread makes a folder just before its first file
-        for _, node in files:
-            folders.make(node.parent)
-    write_piece = partial(_write_piece, partial(os.pread, file.fileno()), into)
-    _for_each(write_piece, list(_pieces(files)) if threads > 1 else [files], threads)
-    for _, node in wanted:
-        if node.kind is Kind.FOLDER:
-            folders.make(node)
-    links = [(entry, node) for entry, node in wanted if node.kind is Kind.LINK]
-    for entry, node in links:
-        _write_link(entry, file, folders.path_in(node))
-    return len(files), sum(entry.bytes for entry, _ in files)
+    # Until the pack is complete, its mode is 0600. So runs cannot read data that is refused.
+    handle = os.open(into, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        read = partial(os.pread, file.fileno())
+        _for_each(partial(_write_piece, read, handle), list(_pieces(files)), threads)
+        end = _write_links(tree, file, handle, end)
+        index = _index_of(tree)
+        for part in index.parts():
+            _write_at(handle, part, end)
+            end += len(part)
+        os.fchmod(handle, pack.MODE)
+    finally:
+        os.close(handle)
+    return index.summary()
 
 
 def _threads_for(files: Piece) -> int:
@@ -129,11 +131,101 @@ def _for_each(work: Callable[[Piece], None], pieces: list[Piece], threads: int) 
         raise errors[min(errors)]
 
 
-def _write_piece(read: ReadAt, into: Path, piece: Piece) -> None:
-    """Write the files of one piece, and make their folders unless they exist."""
-    folders = _Folders(into)
-    for entry, node in piece:
-        _write_file(entry, read, folders.path_in(node))
+def _write_piece(read: ReadAt, handle: int, piece: Piece) -> None:
+    """Write the files of one piece. Their places in the pack follow each other."""
+    window = _Window(read)
+    output = _Output(handle, piece[0][1].packed_at if piece else 0)
+    for entry, _ in piece:
+        if max(entry.packed_bytes, entry.bytes) <= _CHUNK_BYTES:
+            output.add(_small_data(entry, window.read))
+        else:
+            for chunk in _data_of(entry, read):
+                output.add(chunk)
+    output.flush()
+
+
+class _Window:
+    """Reads a file in large steps, for small pieces of data in ascending order.
+
+    Args:
+        read: Reads the file.
+    """
+
+    def __init__(self, read: ReadAt) -> None:
+        self._read = read
+        self._data = memoryview(b"")
+        self._at = 0
+
+    def read(self, size: int, at: int) -> memoryview:
+        """Return the data at an offset; less at the end of the file."""
+        start = at - self._at
+        if start < 0 or start + size > len(self._data):
+            self._data, self._at, start = memoryview(self._read(max(size, _WINDOW_BYTES), at)), at, 0
+        return self._data[start : start + size]
+
+
+class _Output:
+    """Writes data that follows each other, in large steps.
+
+    Args:
+        handle: The file.
+        at: The offset of the first data.
+    """
+
+    def __init__(self, handle: int, at: int) -> None:
+        self._handle = handle
+        self._at = at
+        self._pending: list[bytes | memoryview] = []
+        self._size = 0
+
+    def add(self, data: bytes | memoryview) -> None:
+        """Write data now or later."""
+        self._pending.append(data)
+        self._size += len(data)
+        if self._size >= _WINDOW_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write all data that has been added."""
+        _write_at(self._handle, b"".join(self._pending), self._at)
+        self._at += self._size
+        self._pending, self._size = [], 0
+
+
+def _write_at(handle: int, data: bytes | bytearray, at: int) -> None:
+    written = os.pwrite(handle, data, at)
+    while written < len(data):  # writes are short when the disk is almost full
+        written += os.pwrite(handle, data[written:], at + written)
+
+
+def _write_links(tree: Tree, file: BinaryIO, handle: int, at: int) -> int:
+    """Write the targets of all links, and return the offset of their end."""
+    output = _Output(handle, at)
+    for node in tree.links:
+        if node.entry is not None:
+            node.packed_at = at
+            output.add(link_target(node.entry, file).encode())
+            at += node.entry.bytes
+    output.flush()
+    return at
+
+
+def _index_of(tree: Tree) -> pack.Index:
+    """Return the index of a tree. The places of all data are known."""
+    index = pack.Index()
+    for node, depth in tree.walk():
+        entry = node.entry
+        if entry is None or node.kind is Kind.FOLDER:
+            node.number = index.add(node.name, depth, pack.FOLDER)
+            continue
+        kind = pack.FILE if node.kind is Kind.FILE else pack.LINK
+        place = node.packed_at, entry.bytes, entry.modified_ns
+        node.number = index.add(node.name, depth, kind, *place, is_executable=entry.is_executable)
+    for link in tree.links:
+        if link.leads_to is not None:  # `archive` has followed all links
+            index.set_target(link.number, link.leads_to.number)
+    index.set_base(tree.base.number)
+    return index
 
 
 def link_target(link: Entry, file: BinaryIO) -> str:
@@ -152,18 +244,18 @@ def link_target(link: Entry, file: BinaryIO) -> str:
         return file.read(size)
 
     try:
-        return _small_data(link, read).decode()  # `archive` has checked the size
+        return str(_small_data(link, read), "utf-8")  # `archive` has checked the size
     except UnicodeDecodeError as exc:
         raise refused(refusals.LINK_TEXT, name=link.name) from exc
 
 
-def _small_data(entry: Entry, read: ReadAt) -> bytes:
+def _small_data(entry: Entry, read: Callable[[int, int], bytes | memoryview]) -> bytes | memoryview:
     """Return the unpacked data of an entry with little data.
 
     Raises:
         Rejected: The data is damaged, or differs from the directory.
     """
-    data = read(entry.packed_bytes, entry.data_at)
+    data: bytes | memoryview = read(entry.packed_bytes, entry.data_at)
     if entry.method == zipfile.ZIP_DEFLATED:
         stream = zlib.decompressobj(-zlib.MAX_WBITS)
         try:
@@ -221,66 +313,3 @@ def _inflated(packed: Iterator[bytes]) -> Iterator[bytes]:
             chunk = stream.unconsumed_tail  # noqa: PLW2901 - the rest of the chunk
     if rest := stream.flush():
         yield rest
-
-
-class _Folders:
-    """Makes folders when they are needed.
-
-    Args:
-        into: The folder of the tree.
-    """
-
-    def __init__(self, into: Path) -> None:
-        self._into = os.fsencode(into)
-        self._last: Node | None = None
-        self._path = b""
-
-    def make(self, folder: Node | None) -> bytes:
-        """Make a folder and the folders above it, unless they exist; return its path."""
-        # Remember the last folder, so that thousands of files in a deep folder do not check every level.
-        if folder is not None and folder is self._last:
-            return self._path
-        ancestry = []
-        at = folder
-        while at is not None and at.parent is not None:
-            ancestry.append(at)
-            at = at.parent
-        path = self._into
-        for node in reversed(ancestry):
-            path = b"%b/%b" % (path, node.name)
-            if not node.is_made:
-                os.mkdir(path)  # noqa: PTH102 - Path objects cost too much
-                os.chmod(path, _FOLDER_MODE)  # noqa: PTH101 - the umask may lock out the runs' user
-                node.is_made = True
-        self._last, self._path = folder, path
-        return path
-
-    def path_in(self, node: Node) -> bytes:
-        """Make the folder of a file or link; return the path of the file or link."""
-        return b"%b/%b" % (self.make(node.parent), node.name)
-
-
-def _write_file(entry: Entry, read: ReadAt, path: bytes) -> None:
-    # Until the file is complete, its mode is 0600. So runs cannot read a file whose data is refused.
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        if max(entry.packed_bytes, entry.bytes) <= _CHUNK_BYTES:
-            _write_all(handle, _small_data(entry, read))
-        else:
-            for chunk in _data_of(entry, read):
-                _write_all(handle, chunk)
-        os.fchmod(handle, 0o555 if entry.is_executable else 0o444)
-        os.utime(handle, ns=(entry.modified_ns, entry.modified_ns))
-    finally:
-        os.close(handle)
-
-
-def _write_all(handle: int, data: bytes) -> None:
-    written = os.write(handle, data)
-    while written < len(data):  # writes are short when the disk is almost full
-        written += os.write(handle, data[written:])
-
-
-def _write_link(entry: Entry, file: BinaryIO, path: bytes) -> None:
-    os.symlink(link_target(entry, file).encode(), path)  # noqa: PTH211 - Path objects cost too much
-    os.utime(path, ns=(entry.modified_ns, entry.modified_ns), follow_symlinks=False)

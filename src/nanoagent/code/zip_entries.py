@@ -24,6 +24,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from nanoagent.code import refusals
@@ -221,7 +222,10 @@ def _can_decode(name: bytes, encoding: str) -> bool:
 def _raw_name(info: ZipInfo) -> bytes:
     """Return the bytes of the name. Without the flag, zipfile has decoded them with cp437, without loss."""
     # Not info.filename: zipfile cuts it at the first NUL.
-    return info.orig_filename.encode("utf-8" if info.flag_bits & UTF8_NAME else "cp437")
+    name = info.orig_filename
+    if name.isascii():  # faster than cp437, which has the same bytes for these characters
+        return name.encode()
+    return name.encode("utf-8" if info.flag_bits & UTF8_NAME else "cp437")
 
 
 def _unicode_path(info: ZipInfo, raw: bytes) -> bytes | None:
@@ -289,8 +293,13 @@ def _modified_ns(info: ZipInfo) -> int:
         for ns in _times(_extra_fields(info.extra)):
             if _LEAST_S * _S <= ns < _MOST_S * _S:
                 return ns
+    return _dos_time_ns(info.date_time)
+
+
+@lru_cache(maxsize=64)  # most entries of a zip have one of few times
+def _dos_time_ns(date_time: tuple[int, int, int, int, int, int]) -> int:
     try:
-        return calendar.timegm(info.date_time) * _S
+        return calendar.timegm(date_time) * _S
     except ValueError:
         return _DOS_EPOCH_S * _S
 

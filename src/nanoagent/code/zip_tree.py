@@ -46,7 +46,8 @@ class Node:
         leads_to: The file or folder to which a link leads; None until the link has been followed.
         link_count: The number of links on the way to `leads_to`, this one included.
         following_started: Whether following the link has begun. If it begins again, there is a loop.
-        is_made: Whether the folder has been made on disk (`unpacking`).
+        packed_at: The offset of a file's data in the pack (`unpacking`).
+        number: The number of the node's record in the pack (`unpacking`).
     """
 
     kind: Kind
@@ -57,7 +58,8 @@ class Node:
     leads_to: Node | None = None
     link_count: int = 0
     following_started: bool = False
-    is_made: bool = False
+    packed_at: int = 0
+    number: int = 0
 
 
 class Tree:
@@ -120,6 +122,18 @@ class Tree:
         folder.children[node.name] = node
         if node.kind is Kind.LINK:
             self.links.append(node)
+
+    def walk(self) -> Iterator[tuple[Node, int]]:
+        """Yield each node and its depth, from 1. A folder comes before its entries, which follow directly."""
+        pending = [iter(self.root.children.values())]
+        while pending:
+            for node in pending[-1]:
+                yield node, len(pending)
+                if node.kind is Kind.FOLDER:
+                    pending.append(iter(node.children.values()))
+                    break
+            else:
+                pending.pop()
 
     @property
     def base(self) -> Node:

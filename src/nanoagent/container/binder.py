@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Final
 
 from nanoagent.common.units import MIB
@@ -15,17 +14,12 @@ if TYPE_CHECKING:
     from nanoagent.container.policy import Binding, PooledContainer
     from nanoagent.container.pool_context import PoolContext
 
-# All jobs share the few threads of the event loop. Linking thousands of files occupies a thread for seconds.
-_PARALLEL_LARGE_TREES: Final = 2
-_LARGE_TREE_BYTES: Final = 16 * MIB  # 4,000 small files, or fewer large ones
 # For the imports of the largest libraries, while the container is prepared and no program runs.
 _PREPARATION_BYTES: Final = 256 * MIB
 
 
 class Binder:
     """Gives a container the code, the program and the limits of a function version.
-
-    The binder limits the number of large code trees that are linked at the same time.
 
     Args:
         context: The collaborators and the state that the parts of the pool share.
@@ -36,7 +30,6 @@ class Binder:
         self._budget = context.budget
         self._changes = context.changes
         self._clock = context.clock
-        self._large_trees = asyncio.Semaphore(_PARALLEL_LARGE_TREES)
 
     async def bind(self, pooled: PooledContainer, binding: Binding) -> None:
         """Bind a container. If it was bound before, the old code and program are removed first.
@@ -50,10 +43,9 @@ class Binder:
         if not pooled.is_generic:
             await container.work_directory.clear()
         pooled.key = binding.key
-        async with self._large_trees if binding.tree_bytes > _LARGE_TREE_BYTES else nullcontext():
-            await container.work_directory.put_code(binding.tree)
-            if binding.byte_code is not None:
-                await container.work_directory.put_byte_code(binding.byte_code)
+        await container.work_directory.put_code(binding.tree)
+        if binding.byte_code is not None:
+            await container.work_directory.put_byte_code(binding.byte_code)
         if binding.program is not None:
             await container.work_directory.put_program(binding.program)
         # Twice the size of the tree: in addition to the pages of a file, the kernel needs a structure for it.

@@ -167,11 +167,11 @@ class Binding:
         memory_mb: The memory limit of a run, MiB.
         cpus: The CPUs that belong to that memory limit; the container gets them under contention.
         most_cpus: The CPUs that a run may use while they are free.
-        tree: The folder of the unpacked code.
+        tree: The code, as a pack (`code.pack`).
         tree_bytes: The memory that the copy of the code takes in the container, bytes. Each file takes whole
             pages.
         program: The built program; for a build, the objects of an earlier build; None if there is none.
-        byte_code: A folder with byte code to put beside the code; None if there is none.
+        byte_code: A pack with byte code to put beside the code; None if there is none.
         find_modules: Returns the Python modules to import in advance. Blocking; it is called in a thread.
         purpose: `run`, `build` or `compile`. A container for builds or compilations serves no runs.
         owner: The owner of the function; None if it is unknown, or does not matter.

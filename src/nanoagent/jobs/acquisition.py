@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from nanoagent.code import entry_file, imports
+from nanoagent.code.pack import Pack
 from nanoagent.container.policy import Binding
 from nanoagent.jobs import source
 from nanoagent.jobs.owners import owner_of
@@ -73,9 +74,8 @@ class Acquisition:
         Raises:
             Rejected: The code has no entry file.
         """
-        root = source.root_of(tree, job.runtime)
-        if root is None:
-            raise entry_file.missing_entry(tree.path, job.runtime)
+        if not source.has_entry(tree, job.runtime):
+            raise entry_file.missing_entry(Pack(tree.path), job.runtime)
         fields: dict[str, Any] = {
             "runtime": job.runtime,
             "function_id": job.function_id,
@@ -84,17 +84,17 @@ class Acquisition:
             # The CPUs that the run gets under contention, and those that it may use while they are free.
             "cpus": self._settings.cpus_for(job.memory_mb),
             "most_cpus": self._settings.most_cpus_for(job.memory_mb),
-            "tree": root,
-            "tree_bytes": tree.disk_bytes,
+            "tree": tree.path,
+            "tree_bytes": tree.memory_bytes,
             "program": program,
         }
         if self._settings.container_sharing == "tenant":
             fields["owner"] = owner_of(job, self._settings.tenant_regex)
         if byte_code is not None:
             fields["byte_code"] = byte_code.path
-            fields["tree_bytes"] += byte_code.disk_bytes
+            fields["tree_bytes"] += byte_code.memory_bytes
         if job.runtime is Runtime.PYTHON and self._settings.python_preload == "auto":
-            fields["find_modules"] = partial(imports.imported, root)
+            fields["find_modules"] = partial(imports.imported, tree.path)
         return Binding(**(fields | changes))
 
     async def acquire(

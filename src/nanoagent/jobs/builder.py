@@ -140,7 +140,7 @@ class Builder:
                 built = await self._execute(job, tree, task, second_folder, None)
             files = {file.path: file for file in built.collected.files}
             if not _has_built(built):
-                names = await asyncio.to_thread(source.files_below, self._binding(job, tree, None).tree)
+                names = await asyncio.to_thread(source.files_of, tree)
                 raise self._failure(job.runtime, built, names)
             await asyncio.to_thread(shutil.move, files[_PROGRAM].staged, into)
             made = files.get(_OBJECTS)

@@ -75,12 +75,12 @@ class ByteCodeFiles:
     """The byte code of a tree. It stays on disk until the exit stack of `ByteCode.of` is closed.
 
     Attributes:
-        path: The folder with the files that are added to the code.
-        disk_bytes: The disk space of its files and folders, in whole blocks.
+        path: The pack with the files that are added to the code.
+        memory_bytes: The memory that a copy takes at most, in whole pages.
     """
 
     path: Path
-    disk_bytes: int
+    memory_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,7 +143,7 @@ class ByteCode:
         if pin is None:
             return None
         await resources.enter_async_context(self._cache.releasing(pin))
-        return ByteCodeFiles(pin.content, pin.meta().disk_bytes)
+        return ByteCodeFiles(pin.content, pin.meta().memory_bytes)
 
     def compile_later(self, tree: CodeTree) -> None:
         """Compile a tree in the background, unless a compilation is under way or has just failed.
@@ -207,18 +207,17 @@ class ByteCode:
         if pin is None:  # evicted, or the tree of a self-test
             return Compilation.NO_ROOM
         async with self._cache.releasing(pin):
-            root = source.root_of(tree, Runtime.PYTHON)
-            if root is None:
+            if not source.has_entry(tree, Runtime.PYTHON):
                 return Compilation.NOTHING
-            code, room = await self._cache.survey(root)
+            code, room = await self._cache.survey(tree.path)
             if not code.sources or room.entries < _MIN_ENTRIES or room.bytes <= 0:
                 return Compilation.NOTHING
             async with AsyncExitStack() as resources:
                 folder = resources.enter_context(output_folder(self._parts.staging))
-                ended = await self._run(self._binding(tree, root), room, folder)
+                ended = await self._run(self._binding(tree), room, folder)
                 if ended is None:
                     return Compilation.NO_ROOM
-                return await self._adopt(tree, root, room, ended)
+                return await self._adopt(tree, room, ended)
 
     async def _run(self, binding: Binding, room: Room, folder: Path) -> execution.Execution | None:
         """Run the compiler in a new container. Return None if jobs need the room."""
@@ -234,7 +233,7 @@ class ByteCode:
             finally:
                 self._yields_to_jobs = False
 
-    async def _adopt(self, tree: CodeTree, root: Path, room: Room, ended: execution.Execution) -> Compilation:
+    async def _adopt(self, tree: CodeTree, room: Room, ended: execution.Execution) -> Compilation:
         """Check the byte code that a compilation has written, and keep it."""
         files = ended.collected.files
         if ended.error_type is not None or ended.collected.refused or len(files) > 1:
@@ -247,11 +246,11 @@ class ByteCode:
             return Compilation.FAILED
         if not files:
             return Compilation.NOTHING
-        await self._cache.add(tree.digest, root, room, files[0].staged)
+        await self._cache.add(tree.digest, tree.path, room, files[0].staged)
         log.info("byte code compiled", digest=tree.digest, ms=round(ended.wall_ms))
         return Compilation.COMPILED
 
-    def _binding(self, tree: CodeTree, root: Path) -> Binding:
+    def _binding(self, tree: CodeTree) -> Binding:
         settings = self._parts.settings
         return Binding(
             runtime=Runtime.PYTHON,
@@ -261,8 +260,8 @@ class ByteCode:
             # Under contention the smallest share of a job; the compiler has one thread.
             cpus=min(settings.cpu_min, settings.worker_cpus),
             most_cpus=min(1.0, settings.worker_cpus),
-            tree=root,
-            tree_bytes=tree.disk_bytes,
+            tree=tree.path,
+            tree_bytes=tree.memory_bytes,
             purpose="compile",
         )
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from nanoagent.code import entry_file
+from nanoagent.code.pack import FILE, FOLDER, Pack
 from nanoagent.common.units import MIB
 from nanoagent.languages.recipes import RECIPES
+from nanoagent.model.errors import StorageError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from nanoagent.code.code_cache import CodeTree
     from nanoagent.model.job import Runtime
 
@@ -19,29 +21,45 @@ _MAX_SOURCE_BYTES: Final = MIB
 
 
 @lru_cache(maxsize=1024)
-def _find_root(tree: Path, entry: str) -> Path | None:
+def _has_entry(tree: Path, entry: str) -> bool:
     # The path of a tree contains the digest of its content, so the cached value stays correct.
-    return entry_file.find_root(tree, entry)
+    return entry_file.has_entry(Pack(tree), entry)
 
 
-def root_of(tree: CodeTree, runtime: Runtime) -> Path | None:
-    """Return the folder of the tree that has the entry file, or None. Reads the disk once for each tree."""
-    return _find_root(tree.path, RECIPES[runtime].entry)
+def has_entry(tree: CodeTree, runtime: Runtime) -> bool:
+    """Whether a tree has an entry file. Reads the disk once for each tree.
+
+    Raises:
+        StorageError: The disk failed.
+    """
+    return _has_entry(tree.path, RECIPES[runtime].entry)
 
 
 def entry_source(tree: CodeTree, runtime: Runtime) -> str:
     """Return the first MiB of the entry file; empty if it cannot be read. Reads the disk."""
-    root = root_of(tree, runtime)
-    if root is None:
-        return ""
     try:
-        with (root / RECIPES[runtime].entry).open("rb") as file:
-            return file.read(_MAX_SOURCE_BYTES).decode(errors="replace")
-    except OSError:
+        pack = Pack(tree.path)
+        number = pack.file_in(pack.base, RECIPES[runtime].entry)
+        found = [] if number is None else [number]
+        return b"".join(pack.read(found, _MAX_SOURCE_BYTES)).decode(errors="replace")
+    except (OSError, StorageError):
         return ""
 
 
-def files_below(folder: Path) -> list[str]:
-    """Return the paths of all files below the folder, relative to it. Reads the disk."""
-    found = (Path(parent, name) for parent, _, names in os.walk(folder) for name in names)
-    return [str(path.relative_to(folder)) for path in found]
+def files_of(tree: CodeTree) -> list[str]:
+    """Return the paths of all files of the code, and of links to files. Reads the disk.
+
+    Raises:
+        StorageError: The disk failed.
+    """
+    pack = Pack(tree.path)
+    paths: list[str] = []
+    folders = [""]
+    for number, depth, kind, name in pack.below_base():
+        del folders[depth:]
+        path = folders[-1] + name.decode()
+        if kind == FOLDER:
+            folders.append(f"{path}/")
+        elif pack.kind(pack.target(number)) == FILE:
+            paths.append(path)
+    return paths

@@ -15,6 +15,7 @@
     │   ├── ContainerError        Docker, or a container that died or did not answer
     │   │   ├── ContainerNotMade  no container could be made, so no code has run
     │   │   ├── CrashLoop         the code has just crashed several containers
+    │   │   ├── DamagedCode       the code in the cache is damaged, so it could not be put into a container
     │   │   └── ProtocolError     a supervisor has broken the protocol
     │   └── StackError            the embedded services of demo, dev and tests (`dev.local_services`)
     │
@@ -175,6 +176,10 @@ class ContainerError(PlatformError):
 
 class ContainerNotMade(ContainerError):  # noqa: N818 - names what has not happened
     """No container could be made. No code has run, so the code is not the cause."""
+
+
+class DamagedCode(ContainerError):  # noqa: N818 - names the thing that is damaged
+    """The code in the cache is damaged on the disk. No code has run."""
 
 
 class CrashLoop(ContainerError):  # noqa: N818 - named after the behaviour of the code

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from importlib import resources
 from typing import TYPE_CHECKING, Final
 
+from nanoagent.code import pack
 from nanoagent.code.code_cache import CodeTree
 from nanoagent.jobs.attempt import Attempt
 from nanoagent.jobs.environment import environment_of
@@ -140,15 +141,13 @@ class Suite:
         code = resources.files(__package__).joinpath("programs", runtime, entry).read_bytes()
         path = self._folder / runtime
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            path.chmod(0o755)
-            file = path / entry
-            file.unlink(missing_ok=True)
-            file.write_bytes(code)
-            file.chmod(0o444)
+            self._folder.mkdir(parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)
+            size = pack.write_file(path, entry, code)
         except OSError as exc:
             raise PlatformError(f"the self-test program could not be written to {path}: {exc}") from exc
-        return CodeTree(hashlib.sha256(code).hexdigest(), path, bytes=len(code), disk_bytes=len(code))
+        digest = hashlib.sha256(code).hexdigest()
+        return CodeTree(digest, path, bytes=size.bytes, memory_bytes=size.memory_bytes)
 
     async def _run_operations(self, runtime: Runtime, tree: CodeTree) -> list[CheckResult]:
         """Run the program twice: first to leave traces, then to look for them and attempt all operations."""

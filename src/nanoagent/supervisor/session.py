@@ -15,10 +15,11 @@ After an exception the session cannot be used any more: close it and remove its 
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from typing import TYPE_CHECKING, Final
 
-from nanoagent.model.errors import ContainerError, ProtocolError
+from nanoagent.model.errors import ContainerError, DamagedCode, ProtocolError
 from nanoagent.supervisor import wire
 from nanoagent.supervisor.output import OutputCollector
 from nanoagent.supervisor.stream import FrameStream
@@ -228,6 +229,8 @@ def _payload_of(frame: Frame, expected: bytes) -> bytes:
 def _check_ready(frame: Frame) -> None:
     """Raise an error unless the frame is a READY that reports success."""
     report = wire.decode_ready(_payload_of(frame, wire.READY))
+    if report.error == errno.EBADMSG:
+        raise DamagedCode(f"the code in CODE_CACHE_DIR is damaged: it ended after {report.files} files")
     if report.error:
         raise ContainerError(
             f"the code could not be copied into the container: {os.strerror(report.error)} "

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from nanoagent.network.listening_sockets import ListeningAddress
 
-PROTOCOL_VERSION: Final = 4
+PROTOCOL_VERSION: Final = 5
 
 # Frames from the worker to the supervisor.
 CONFIGURE: Final = b"C"  # the configuration; sent once
@@ -140,8 +140,8 @@ class ReadyReport:
 
     Attributes:
         error: The errno of the failure; 0 if the next run is prepared.
-        files: The number of copied files.
-        bytes: The size of the copied files, bytes.
+        files: The number of files that were made.
+        bytes: The size of these files, bytes.
     """
 
     error: int

@@ -14,10 +14,11 @@ from contextlib import suppress
 from pathlib import Path, PosixPath
 from typing import TYPE_CHECKING
 
-from nanoagent.code.archive import ArchiveLimits, TreeInfo, extract
+from nanoagent.code.archive import ArchiveLimits, TreeInfo
 from nanoagent.code.entry_file import is_leftover
 from nanoagent.model.errors import Rejected
 from nanoagent.model.result import ErrorType
+from support.checks.packs import extract
 from support.checks.zips import UTF8_NAME
 
 if TYPE_CHECKING:

@@ -21,7 +21,6 @@ import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from nanoagent.languages.recipes import RECIPES
 from nanoagent.model.job import Runtime
 from nanoagent.model.result import Isolation
 
@@ -282,11 +281,11 @@ def _supervisor() -> dict[str, Attack]:
 _ONLY_MASKED: Final = "what Docker masks reads as empty"
 
 
-def _files(runtime: Runtime) -> dict[str, Attack]:
-    entry = RECIPES[runtime].entry
+def _files() -> dict[str, Attack]:
     control = "/sys/fs/cgroup"
     writes = (
-        *(f"/slot/code/{entry}", "/slot/program", "/slot/configuration", "/nanosupervisor/supervisor"),
+        *("/slot/code", "/slot/byte_code", "/slot/program", "/slot/configuration"),
+        "/nanosupervisor/supervisor",
         *(
             "/nanosupervisor/interpreter",
             "/nanosupervisor/zygote/main.py",
@@ -763,7 +762,7 @@ def attacks_of(runtime: Runtime, host: HostAddresses) -> dict[str, dict[str, Att
     """Return all attacks for a language, by kind and name."""
     return {
         "supervisor": _supervisor(),
-        "files": _files(runtime),
+        "files": _files(),
         "walls": _walls(),
         "identity": _identity(),
         "sockets": _sockets(),

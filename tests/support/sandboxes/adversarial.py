@@ -21,6 +21,7 @@ from nanoagent.container.spec import Limits
 from nanoagent.languages.recipes import RECIPES
 from nanoagent.model.job import Runtime
 from nanoagent.model.result import Isolation
+from support.checks.packs import packed
 from support.sandboxes.containers import Ran, image_of, request_for, running_pool, worker_home
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class Function:
             "memory_mb": 128,
             "cpus": _CPUS,
             "most_cpus": _MOST_CPUS,
-            "tree": self.tree,
+            "tree": packed(self.tree),
             "tree_bytes": sum(path.stat().st_size for path in self.tree.rglob("*")),
             "program": self.program,
             "find_modules": lambda: self.modules,

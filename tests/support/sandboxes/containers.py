@@ -24,6 +24,7 @@ from nanoagent.model.result import Isolation
 from nanoagent.supervisor.wire import RunRequest
 from nanoagent.telemetry.metrics import Metrics
 from nanoagent.telemetry.status import Health
+from support.checks.packs import packed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -166,7 +167,7 @@ class Bench:
             memory_mb=memory_mb,
             cpus=1.0,
             most_cpus=1.0,
-            tree=code,
+            tree=packed(code),
             tree_bytes=len(INTERPRETER),
         )
 

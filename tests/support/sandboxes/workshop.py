@@ -16,6 +16,7 @@ from nanoagent.container.spec import Limits
 from nanoagent.languages.recipes import RECIPES
 from nanoagent.model.job import Runtime
 from nanoagent.model.result import Isolation
+from support.checks.packs import packed
 from support.sandboxes.containers import image_of, request_for, running_pool, worker_home
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class Workshop:
             memory_mb=128 if purpose == "run" else BUILD_MEMORY_MB,
             cpus=1.0,
             most_cpus=2.0,
-            tree=tree,
+            tree=packed(tree),
             tree_bytes=sum(path.stat().st_size for path in tree.rglob("*")),
             program=program,
             purpose=purpose,

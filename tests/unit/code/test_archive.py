@@ -13,19 +13,21 @@ import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
-from nanoagent.code.archive import ArchiveLimits, TreeInfo, extract
+from nanoagent.code import archive
+from nanoagent.code.archive import ArchiveLimits, TreeInfo
 from nanoagent.common.units import MIB
 from nanoagent.model.errors import Rejected
 from nanoagent.model.result import ErrorType
+from support.checks.packs import extract
 from support.checks.zips import ENCRYPTED, UTF8_NAME, RawEntry, make_zip, overlapping_bomb, raw_zip, symlink
 
 LIMITS = ArchiveLimits(zip_bytes=8 * MIB, unpacked_bytes=16 * MIB, file_bytes=8 * MIB, entries=1000)
 
 
 def unpack(folder: Path, content: bytes, limits: ArchiveLimits = LIMITS) -> TreeInfo:
-    archive = folder / "code.zip"
-    archive.write_bytes(content)
-    return extract(archive, folder / "tree", limits)
+    path = folder / "code.zip"
+    path.write_bytes(content)
+    return extract(path, folder / "tree", limits)
 
 
 def tree_of(folder: Path) -> dict[str, bytes]:
@@ -70,15 +72,17 @@ def test_files_and_folders_come_out_as_they_went_in(tmp_path: Path) -> None:
     assert (tmp_path / "tree/empty").is_dir()
 
 
-def test_an_empty_folder_given_as_the_place_is_used(tmp_path: Path) -> None:
-    (tmp_path / "tree").mkdir(mode=0o700)
+def test_a_pack_that_exists_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "code.zip").write_bytes(make_zip({"main.py": "1"}))
+    (tmp_path / "pack").write_text("other")
 
-    unpack(tmp_path, make_zip({"main.py": "1"}))
+    with pytest.raises(FileExistsError):
+        archive.extract(tmp_path / "code.zip", tmp_path / "pack", LIMITS)
 
-    assert stat.S_IMODE((tmp_path / "tree").stat().st_mode) == 0o755
+    assert (tmp_path / "pack").read_text() == "other"
 
 
-def test_files_are_read_only_for_all_and_keep_their_executable_bit(tmp_path: Path) -> None:
+def test_files_keep_their_executable_bit_and_a_pack_can_be_read_by_all(tmp_path: Path) -> None:
     old_umask = os.umask(0o077)
     try:
         unpack(
@@ -257,9 +261,11 @@ def test_an_entry_whose_headers_lie_is_refused(tmp_path: Path, entry: RawEntry, 
 def test_a_false_size_does_not_fill_the_disk(tmp_path: Path) -> None:
     bomb = raw_zip(RawEntry(b"f", bytes(64 * MIB), method=8, file_size=10, crc=0))
 
-    refusal(tmp_path, bomb)
+    (tmp_path / "code.zip").write_bytes(bomb)
+    with pytest.raises(Rejected, match="size"):
+        archive.extract(tmp_path / "code.zip", tmp_path / "pack", LIMITS)
 
-    assert (tmp_path / "tree/f").stat().st_size <= 10
+    assert (tmp_path / "pack").stat().st_size <= 10
 
 
 @pytest.mark.parametrize("content", [b"", b"PK", b"not a zip", b"PK\x03\x04" + bytes(100)])

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from nanoagent.code import refusals, unpacking
-from nanoagent.code.archive import ArchiveLimits, TreeInfo, extract
-from nanoagent.code.zip_entries import Kind
+from nanoagent.code import refusals
+from nanoagent.code.archive import ArchiveLimits, TreeInfo
 from nanoagent.common.units import MIB
 from nanoagent.model.errors import Rejected
 from support.checks.archives import check_links, check_refusal, tree_of
+from support.checks.packs import extract
 from support.checks.zips import RawEntry, raw_zip, symlink
 
 if TYPE_CHECKING:
@@ -221,19 +221,6 @@ def test_links_that_cost_much_to_follow_are_followed_once(tmp_path: Path) -> Non
     unpack(tmp_path, *entries)
 
     check_links(tmp_path / "tree")
-
-
-def test_links_are_written_last_whatever_their_place_in_the_archive(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Should a check ever miss a link on the way of a file, the link is not there yet."""
-    written: list[Kind] = []
-    for name, kind in (("_write_file", Kind.FILE), ("_write_link", Kind.LINK)):
-        monkeypatch.setattr(unpacking, name, lambda *_, kind=kind: written.append(kind))
-
-    unpack(tmp_path, link("a", "b"), file("b"), link("c", "d/e"), file("d/e"))
-
-    assert written == [Kind.FILE, Kind.FILE, Kind.LINK, Kind.LINK]
 
 
 # --- as the kernel has it

@@ -16,7 +16,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nanoagent.code.archive import ArchiveLimits, extract
+from nanoagent.code import archive
+from nanoagent.code.archive import ArchiveLimits
+from nanoagent.code.pack import DamagedPack, Pack
 from nanoagent.model.errors import Rejected
 from support.checks.archives import KIB, SMALL, tree_of, tried
 from support.checks.raw_archives import archive_of
@@ -223,35 +225,38 @@ def test_any_archive_gives_its_tree_or_one_refusal_and_nothing_else(
     assert taken[True] or kind == "anything", "nothing was taken"
 
 
-def test_the_refused_file_of_a_refused_archive_is_private(
+def test_the_pack_of_a_refused_archive_is_private_and_incomplete(
     tmp_path: Path, record_property: Callable[[str, Any], None]
 ) -> None:
-    """What hypothesis found first: the data of an entry are wrong, and the files before it are there."""
+    """The data of an entry is wrong, and the data before it has been written."""
     content = raw_zip(RawEntry(b"a", b"1"), RawEntry(b"b", b"2", crc=1), RawEntry(b"c", b"3"))
+    (tmp_path / "code.zip").write_bytes(content)
 
-    assert tried(tmp_path, content) is None
+    with pytest.raises(Rejected):
+        archive.extract(tmp_path / "code.zip", tmp_path / "pack", SMALL)
 
-    left = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "tree").iterdir()}
-    assert left == {"a": 0o444, "b": 0o600}
+    assert (tmp_path / "pack").stat().st_mode & 0o777 == 0o600
+    with pytest.raises(DamagedPack):
+        Pack(tmp_path / "pack")
     record_property("tried", ["archives", 1])
 
 
 def test_memory_is_bounded_by_the_archive_and_its_entries_whatever_is_in_it(
     tmp_path: Path, record_property: Callable[[str, Any], None]
 ) -> None:
-    archive = tmp_path / "code.zip"
+    path = tmp_path / "code.zip"
 
     @settings(UNHURRIED, max_examples=150)
     @given(data=st.binary(max_size=400))
     def attempt(data: bytes) -> None:
         content = archive_of(data)
-        archive.write_bytes(content)
+        path.write_bytes(content)
         tracemalloc.reset_peak()
         before = tracemalloc.get_traced_memory()[0]
         with suppress(Rejected):
-            extract(archive, tmp_path / "tree", SMALL)
+            archive.extract(path, tmp_path / "pack", SMALL)
         peak = tracemalloc.get_traced_memory()[1] - before
-        shutil.rmtree(tmp_path / "tree", ignore_errors=True)
+        (tmp_path / "pack").unlink(missing_ok=True)
         # A chunk is 64 KiB, packed and unpacked and once more on the way; the search for the end takes two.
         assert peak <= 2 * len(content) + 8 * 64 * KIB + SMALL.entries * 8 * KIB
         COUNTS["memory"] += 1

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from nanoagent.code.archive import ArchiveLimits, extract
+from nanoagent.code.archive import ArchiveLimits
 from nanoagent.common.units import MIB
+from support.checks.packs import extract
 from support.checks.zips import RawEntry, extra_field, raw_zip
 
 if TYPE_CHECKING:

@@ -18,8 +18,10 @@ from nanoagent.code.archive import ArchiveLimits
 from nanoagent.code.byte_code import MAGIC, SMALL_BYTES, SMALL_ENTRIES, Room
 from nanoagent.code.byte_code_cache import ByteCodeCache
 from nanoagent.code.disk_cache import DiskCache
+from nanoagent.code.pack import MODE
 from nanoagent.common.units import MIB
 from nanoagent.model.errors import Rejected
+from support.checks.packs import files, packed, unpack
 from support.checks.zips import RawEntry, make_zip, raw_zip, symlink
 
 if TYPE_CHECKING:
@@ -68,7 +70,9 @@ def unpacked(
 ) -> Path:
     folder = Path(tempfile.mkdtemp(dir=tmp_path))
     (folder / "made.zip").write_bytes(content)
-    byte_code.unpack(folder / "made.zip", folder / "made", code, room, limits)
+    byte_code.unpack(folder / "made.zip", folder / "pack", packed(code), room, limits)
+    assert stat.S_IMODE((folder / "pack").stat().st_mode) == MODE
+    unpack(folder / "pack", folder / "made")
     return folder / "made"
 
 
@@ -226,7 +230,7 @@ def test_a_bomb_is_refused(tmp_path: Path, code: Path):
 
 
 def test_sources_without_byte_code_are_counted(code: Path):
-    survey = byte_code.survey(code)
+    survey = byte_code.survey(packed(code))
     assert survey.entries == sum(1 for _ in code.rglob("*"))
     assert survey.sources == 5  # two, pack/__init__, pack/one, file/f, away/a; not main.py and shipped/s.py
     assert survey.least_bytes <= survey.most_bytes
@@ -250,7 +254,7 @@ def test_small_code_is_what_the_supervisor_calls_small():
 
 @pytest.fixture
 async def disk(tmp_path: Path) -> AsyncIterator[DiskCache]:
-    cache = DiskCache(tmp_path / "cache", MIB)
+    cache = DiskCache(tmp_path / "cache", MIB, has_packs=True)
     await cache.start()
     yield cache
     await cache.close()
@@ -264,11 +268,11 @@ async def test_byte_code_is_kept_by_code_and_image(disk: DiskCache, tmp_path: Pa
     cache = cache_of(disk, tmp_path)
     (tmp_path / "made.zip").write_bytes(stored({ONE: VALID}))
     assert await cache.pin("digest") is None
-    await cache.add("digest", code, ROOM, tmp_path / "made.zip")
+    await cache.add("digest", packed(code), ROOM, tmp_path / "made.zip")
     pin = await cache.pin("digest")
     assert pin is not None
     async with cache.releasing(pin):
-        assert (pin.content / ONE).read_bytes() == VALID
+        assert files(pin.content)[ONE] == VALID
     assert await cache.pin("other") is None
     assert await cache_of(disk, tmp_path, "sha256:2").pin("digest") is None
 
@@ -277,20 +281,20 @@ async def test_refused_byte_code_is_not_kept(disk: DiskCache, tmp_path: Path, co
     cache = cache_of(disk, tmp_path)
     (tmp_path / "made.zip").write_bytes(stored({"main.py": VALID}))
     with pytest.raises(Rejected):
-        await cache.add("digest", code, ROOM, tmp_path / "made.zip")
+        await cache.add("digest", packed(code), ROOM, tmp_path / "made.zip")
     assert await cache.pin("digest") is None
     assert disk.digests() == set()
 
 
 async def test_of_two_workers_the_first_keeps_its_byte_code(disk: DiskCache, tmp_path: Path, code: Path):
-    second = DiskCache(tmp_path / "cache", MIB)
+    second = DiskCache(tmp_path / "cache", MIB, has_packs=True)
     await second.start()
     for cache, content in ((disk, VALID), (second, VALID + b"later")):
         (tmp_path / "made.zip").write_bytes(stored({ONE: content}))
-        await cache_of(cache, tmp_path).add("digest", code, ROOM, tmp_path / "made.zip")
+        await cache_of(cache, tmp_path).add("digest", packed(code), ROOM, tmp_path / "made.zip")
         pin = await cache_of(cache, tmp_path).pin("digest")
         assert pin is not None
-        assert (pin.content / ONE).read_bytes() == VALID
+        assert files(pin.content)[ONE] == VALID
         pin.release()
     await second.close()
 
@@ -300,12 +304,13 @@ async def test_byte_code_in_use_is_not_evicted_and_counts_only_itself(
 ):
     cache = cache_of(disk, tmp_path)
     (tmp_path / "made.zip").write_bytes(stored({ONE: VALID}))
-    await cache.add("digest", code, ROOM, tmp_path / "made.zip")
+    await cache.add("digest", packed(code), ROOM, tmp_path / "made.zip")
     pin = await cache.pin("digest")
     assert pin is not None
-    assert pin.meta().disk_bytes == 4 * 4096  # two folders, their root, and one file
+    assert pin.meta().disk_bytes == 4096
+    assert pin.meta().memory_bytes == 4 * 4096  # two folders, their root, and one file
     await disk.evict(missing_bytes=MIB)
-    assert (pin.content / ONE).exists()
+    assert files(pin.content)[ONE] == VALID
     pin.release()
     await disk.evict(missing_bytes=MIB)
     assert await cache.pin("digest") is None

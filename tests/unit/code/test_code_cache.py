@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -26,12 +27,14 @@ from nanoagent.code.code_cache import CodeCache, FetchOutcome
 from nanoagent.code.disk_cache import DiskCache
 from nanoagent.code.disk_entries import EntryUse, eviction_order
 from nanoagent.code.object_cache import ObjectCache
+from nanoagent.code.pack import FOOTER, RECORD
 from nanoagent.code.program_cache import ProgramCache
 from nanoagent.common.units import MIB
 from nanoagent.host.threads import in_thread
-from nanoagent.model.errors import PlatformError, Rejected, StorageError
+from nanoagent.model.errors import DamagedCode, PlatformError, Rejected, StorageError
 from nanoagent.model.result import ErrorType
 from nanoagent.storage.base import Absence, ObjectMissing
+from support.checks.packs import files
 from support.checks.waiting import eventually
 from support.checks.zips import make_zip, raw_zip, symlink
 from support.services.folder_store import FolderStore
@@ -139,7 +142,7 @@ async def programs(root: Path) -> AsyncIterator[ProgramCache]:
 async def fetched(cache: CodeCache, key: str = "k") -> dict[str, str]:
     """The files of the tree, by name, while it was held."""
     async with cache.fetch("code", key) as tree:
-        return {path.name: path.read_text() for path in tree.path.iterdir()}
+        return {name: content.decode() for name, content in files(tree.path).items()}
 
 
 def left_over(root: Path) -> list[Path]:
@@ -148,16 +151,16 @@ def left_over(root: Path) -> list[Path]:
 
 
 def entries(root: Path) -> set[str]:
-    return {path.name for path in (root / "entries").iterdir()}
+    return {path.name for folder in ("entries", "packs") for path in (root / folder).glob("*")}
 
 
 def used_bytes(root: Path) -> int:
-    return sum(json.loads(path.read_bytes())["disk_bytes"] for path in root.glob("entries/*/meta"))
+    return sum(json.loads(path.read_bytes())["disk_bytes"] for path in root.glob("*/*/meta"))
 
 
 def sized_zip(kib: int, seed: int = 0) -> bytes:
-    """A zip of one file that takes that much room, and 12 KiB for its folder, the entry's and the meta."""
-    return make_zip({"data": bytes([seed]) * (kib * KIB - 1)})
+    """A zip of one file. Its pack takes that much room, its entry 8 KiB more."""
+    return make_zip({"data": bytes([seed]) * (kib * KIB - KIB)})
 
 
 # --- one object
@@ -168,7 +171,7 @@ async def test_a_fetched_tree_is_the_zips_content_under_its_digest(cache: CodeCa
 
     async with cache.fetch("code", "k") as tree:
         assert tree.digest == digest
-        assert (tree.path / "main.py").read_text() == "one"
+        assert files(tree.path)["main.py"] == b"one"
 
 
 async def test_an_unchanged_object_costs_one_conditional_request(root: Path, store: Store) -> None:
@@ -244,8 +247,8 @@ async def test_a_tree_in_use_is_untouched_by_a_redeploy(cache: CodeCache, store:
     async with cache.fetch("code", "k") as old:
         store.write("k", make_zip({"main.py": "two"}))
         async with cache.fetch("code", "k") as new:
-            assert (old.path / "main.py").read_text() == "one"
-            assert (new.path / "main.py").read_text() == "two"
+            assert files(old.path)["main.py"] == b"one"
+            assert files(new.path)["main.py"] == b"two"
 
 
 # --- what is fresh
@@ -298,7 +301,7 @@ async def test_a_job_that_ends_leaves_a_fresh_tree_to_the_next(root: Path, store
         async with cache.fetch("code", "k"):
             async with cache.fetch("code", "k") as tree:
                 pass
-            assert (tree.path / "main.py").read_text() == "one"
+            assert files(tree.path)["main.py"] == b"one"
         assert await fetched(cache) == {"main.py": "one"}
 
     assert store.requests == [None]
@@ -318,7 +321,7 @@ async def test_a_fresh_tree_that_is_only_remembered_does_not_hold_up_eviction(
     root: Path, store: Store
 ) -> None:
     first, second = store.write("a", sized_zip(100)), store.write("b", sized_zip(100, seed=1))
-    async with opened(root, store, max_bytes=112 * KIB, fresh_s=HOURS_S) as cache:
+    async with opened(root, store, max_bytes=108 * KIB, fresh_s=HOURS_S) as cache:
         await fetched_bytes(cache, "a")
         assert entries(root) == {first}
         await fetched_bytes(cache, "b")
@@ -330,7 +333,7 @@ async def test_a_fresh_tree_that_goes_missing_is_fetched_anew(root: Path, store:
     digest = store.write("k", make_zip({"main.py": "one"}))
     async with opened(root, store, fresh_s=HOURS_S) as cache:
         await fetched(cache)
-        remove_content(root / "entries" / digest)
+        remove_content(root / "packs" / digest)
         assert await fetched(cache) == {"main.py": "one"}
 
     assert store.requests == [None, None]
@@ -391,9 +394,8 @@ async def test_trees_are_readable_for_all_and_the_folder_is_not(
     store.write("k", make_zip({"lib/main.py": "one"}))
 
     async with cache.fetch("code", "k") as tree:
-        modes = [stat.S_IMODE(path.stat().st_mode) for path in (tree.path, tree.path / "lib/main.py")]
+        assert stat.S_IMODE(tree.path.stat().st_mode) == 0o444
 
-    assert modes == [0o755, 0o444]
     assert stat.S_IMODE(root.stat().st_mode) == 0o700
 
 
@@ -546,7 +548,7 @@ async def test_a_full_disk_is_the_platforms_fault(
     cache: CodeCache, store: Store, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def extract(zip_path: Path, into: Path, limits: ArchiveLimits) -> TreeInfo:
-        into.mkdir()
+        into.write_bytes(b"begun")
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(archive, "extract", extract)
@@ -761,7 +763,7 @@ async def test_two_workers_that_unpack_the_same_end_with_one_tree(root: Path, st
         first, second = await asyncio.gather(*tasks)
 
         assert first == second
-        assert (first.path / "main.py").read_text() == "one"
+        assert files(first.path)["main.py"] == b"one"
         assert left_over(root) == []
 
     assert len(entries(root)) == 1
@@ -863,12 +865,53 @@ async def test_a_dead_workers_workspace_is_removed_at_the_next_start(
     assert list((root / "workspaces").iterdir()) == []
 
 
+# --- entries of an older version
+
+
+def old_entry(root: Path, digest: str) -> Path:
+    """Make an entry as workers made it before packs: its content is a folder."""
+    entry = root / "entries" / digest
+    (entry / "content").mkdir(parents=True)
+    (entry / "content/main.py").write_text("old")
+    (entry / "meta").write_text(json.dumps({"files": 1, "bytes": 3, "disk_bytes": 8 * KIB}))
+    return entry
+
+
+async def test_old_entries_are_removed_at_the_start_and_never_used(root: Path, store: Store) -> None:
+    digest = store.write("k", make_zip({"main.py": "new"}))
+    old_entry(root, digest)
+    async with opened(root, store) as cache:
+        assert list((root / "entries").iterdir()) == []
+        old_entry(root, digest)  # by an older worker that still runs
+        assert await fetched(cache) == {"main.py": "new"}
+    assert store.requests == [None]
+    assert left_over(root) == []
+
+
+async def test_an_old_entry_that_an_older_worker_uses_stays(root: Path, store: Store) -> None:
+    used, unused = (old_entry(root, letter * 64) for letter in "ab")
+    with (used / "meta").open() as meta:
+        fcntl.flock(meta, fcntl.LOCK_SH)
+        async with opened(root, store):
+            assert list((root / "entries").iterdir()) == [used]
+    assert not unused.exists()
+    async with opened(root, store):
+        assert list((root / "entries").iterdir()) == []
+
+
+async def test_programs_are_no_old_entries(root: Path) -> None:
+    async with opened_programs(root) as programs:
+        await built(programs, Builder("a"), "a" * 64)
+    async with opened_programs(root):
+        assert entries(root) == {"a" * 64}
+
+
 # --- eviction
 
 
 async def test_the_least_recently_used_tree_goes_first(root: Path, store: Store) -> None:
     digests = {key: store.write(key, sized_zip(100, seed)) for seed, key in enumerate("abc")}
-    async with opened(root, store, max_bytes=2 * 112 * KIB) as cache:
+    async with opened(root, store, max_bytes=2 * 108 * KIB) as cache:
         for key in "abac":
             await fetched_bytes(cache, key)
 
@@ -877,7 +920,7 @@ async def test_the_least_recently_used_tree_goes_first(root: Path, store: Store)
 
 async def fetched_bytes(cache: CodeCache, key: str) -> int:
     async with cache.fetch("code", key) as tree:
-        return (tree.path / "data").stat().st_size
+        return len(files(tree.path)["data"])
 
 
 async def test_the_size_of_an_entry_includes_its_files_beside_the_tree(root: Path, store: Store) -> None:
@@ -889,7 +932,7 @@ async def test_the_size_of_an_entry_includes_its_files_beside_the_tree(root: Pat
         for number in range(20):
             await fetched(cache, f"{number}")
 
-    assert 4 * KIB * len(list((root / "entries").rglob("*"))) <= room
+    assert 4 * KIB * len(list((root / "packs").rglob("*"))) <= room
     assert entries(root)
 
 
@@ -914,7 +957,7 @@ async def test_a_tree_in_use_outlives_any_pressure_and_goes_when_released(root: 
         async with cache.fetch("code", "kept") as tree:
             await fetched_bytes(cache, "other")
             await fetched_bytes(neighbour, "other")
-            assert (tree.path / "data").stat().st_size
+            assert files(tree.path)["data"]
             assert kept in entries(root)
             assert other not in entries(root)
 
@@ -934,10 +977,10 @@ async def test_an_evicted_tree_is_fetched_anew(root: Path, store: Store) -> None
 async def test_an_entry_with_an_unreadable_meta_does_not_stop_eviction(root: Path, store: Store) -> None:
     store.write("k", make_zip({"main.py": "one"}))
     async with opened(root, store, max_bytes=0) as cache:
-        broken = root / "entries" / KEY
+        broken = root / "packs" / KEY
         broken.mkdir()
         (broken / "meta").write_text("no json")
-        (root / "entries" / ("e" * 64)).mkdir()
+        (root / "packs" / ("e" * 64)).mkdir()
         assert await fetched(cache) == {"main.py": "one"}
 
     assert entries(root) <= {"e" * 64}
@@ -968,7 +1011,7 @@ def test_room_is_never_exceeded_but_by_what_is_held(
                     held[tree.digest] = tree.path
                 else:
                     await fetched_bytes(cache, str(number))
-                assert all((path / "data").exists() for path in held.values())
+                assert all(path.exists() for path in held.values())
                 assert entries(folder / "cache") >= set(held)
                 if used_bytes(folder / "cache") > max_kib * KIB:
                     assert entries(folder / "cache") == set(held)
@@ -998,10 +1041,10 @@ async def test_workers_in_a_crowded_folder_always_hold_whole_trees(root: Path, s
             number = (seed + step * (seed + 1)) % 4  # each its own way through the four
             async with cache.fetch("code", str(number)) as tree:
                 await asyncio.sleep(0)
-                texts = [path.read_text() for path in tree.path.iterdir()]
-                assert texts == [f"{number}"] * 10
+                texts = list(files(tree.path).values())
+                assert texts == [f"{number}".encode()] * 10
 
-    room = 100 * KIB  # two trees of four
+    room = 24 * KIB  # two packs of four
     async with opened(root, store, max_bytes=room) as one, opened(root, store, max_bytes=room) as two:
         await asyncio.gather(*(use(cache, seed) for seed in range(4) for cache in (one, two)))
 
@@ -1012,18 +1055,47 @@ async def test_workers_in_a_crowded_folder_always_hold_whole_trees(root: Path, s
 # --- damage
 
 
-def remove_file(entry: Path) -> None:
-    (entry / "content/lib/a.py").unlink()
+def cut(entry: Path) -> None:
+    """Remove the last byte of the pack."""
+    os.truncate(entry / "content", (entry / "content").stat().st_size - 1)
 
 
-def cut_file(entry: Path) -> None:
-    path = entry / "content/lib/a.py"
-    path.chmod(0o644)
-    path.write_text("")
+def cut_in_half(entry: Path) -> None:
+    os.truncate(entry / "content", (entry / "content").stat().st_size // 2)
 
 
-def add_file(entry: Path) -> None:
-    (entry / "content/evil.py").write_text("")
+def empty(entry: Path) -> None:
+    os.truncate(entry / "content", 0)
+
+
+def add_data(entry: Path) -> None:
+    with (entry / "content").open("ab") as file:
+        file.write(b"more")
+
+
+def flip(entry: Path, at: int) -> None:
+    content = bytearray((entry / "content").read_bytes())
+    content[at] ^= 1
+    (entry / "content").write_bytes(content)
+
+
+def flip_footer(entry: Path) -> None:
+    flip(entry, -1)
+
+
+def flip_record(entry: Path) -> None:
+    flip(entry, len(b"one") + len(b"two") + RECORD.size)
+
+
+def flip_name(entry: Path) -> None:
+    flip(entry, -FOOTER.size - 2)
+
+
+def replace_by_older_entry(entry: Path) -> None:
+    """Put a folder there, as the content of entries was before packs."""
+    (entry / "content").unlink()
+    (entry / "content").mkdir()
+    (entry / "content/main.py").write_text("old")
 
 
 def remove_meta(entry: Path) -> None:
@@ -1035,7 +1107,7 @@ def garble_meta(entry: Path) -> None:
 
 
 def remove_content(entry: Path) -> None:
-    shutil.rmtree(entry / "content")
+    (entry / "content").unlink()
 
 
 def replace_by_file(entry: Path) -> None:
@@ -1043,26 +1115,33 @@ def replace_by_file(entry: Path) -> None:
     entry.write_text("")
 
 
-DAMAGES = [remove_file, cut_file, add_file, remove_meta, garble_meta, remove_content, replace_by_file]
+DAMAGES = [
+    cut,
+    cut_in_half,
+    empty,
+    add_data,
+    flip_footer,
+    flip_record,
+    flip_name,
+    replace_by_older_entry,
+    remove_meta,
+    garble_meta,
+    remove_content,
+    replace_by_file,
+]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
 async def test_a_tree_damaged_while_no_worker_ran_is_fetched_anew(
     root: Path, store: Store, damage: Callable[[Path], None]
 ) -> None:
-    files: dict[str, str | bytes] = {"main.py": "one", "lib/a.py": "two"}
-    digest = store.write("k", make_zip(files))
+    digest = store.write("k", make_zip({"main.py": "one", "lib/a.py": "two"}))
     async with opened(root, store) as first, first.fetch("code", "k"):
         pass
-    damage(root / "entries" / digest)
+    damage(root / "packs" / digest)
 
     async with opened(root, store) as second, second.fetch("code", "k") as tree:
-        found = {
-            path.relative_to(tree.path).as_posix(): path.read_text()
-            for path in tree.path.rglob("*")
-            if path.is_file()
-        }
-        assert found == files
+        assert files(tree.path) == {"main.py": b"one", "lib/a.py": b"two"}
 
     assert store.requests == [None, None]
     assert left_over(root) == []
@@ -1074,10 +1153,29 @@ async def test_a_tree_that_goes_missing_under_a_running_worker_is_fetched_anew(
 ) -> None:
     digest = store.write("k", make_zip({"main.py": "one"}))
     await fetched(cache)
-    damage(root / "entries" / digest)
+    damage(root / "packs" / digest)
 
     assert await fetched(cache) == {"main.py": "one"}
     assert store.requests == [None, None]
+
+
+async def use_damaged(cache: CodeCache) -> None:
+    async with cache.fetch("code", "k"):
+        raise DamagedCode("as the supervisor says")
+
+
+@pytest.mark.parametrize("fresh_s", [0, HOURS_S])
+async def test_a_tree_that_a_supervisor_finds_damaged_is_fetched_anew(
+    root: Path, store: Store, fresh_s: float
+) -> None:
+    digest = store.write("k", make_zip({"main.py": "one"}))
+    async with opened(root, store, fresh_s=fresh_s) as cache:
+        await fetched(cache)
+        flip_footer(root / "packs" / digest)
+        with pytest.raises(DamagedCode):
+            await use_damaged(cache)
+        assert await fetched(cache) == {"main.py": "one"}
+    assert store.requests[0] is store.requests[-1] is None
 
 
 async def test_a_garbled_index_only_costs_a_fetch(root: Path, store: Store, cache: CodeCache) -> None:
@@ -1096,7 +1194,7 @@ async def test_an_index_that_names_no_tree_is_pruned_at_start(root: Path, store:
     async with opened(root, store) as cache:
         await fetched(cache, "kept")
         await fetched(cache, "gone")
-    shutil.rmtree(root / "entries" / gone)
+    shutil.rmtree(root / "packs" / gone)
 
     async with opened(root, store):
         keys = [json.loads(path.read_bytes())["key"] for path in (root / "index").iterdir()]

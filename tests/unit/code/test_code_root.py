@@ -10,12 +10,16 @@ import pytest
 
 from nanoagent.code import archive
 from nanoagent.code.archive import ArchiveLimits
-from nanoagent.code.entry_file import find_root, is_leftover, missing_entry, missing_entry_in
+from nanoagent.code.entry_file import has_entry, is_leftover, missing_entry, missing_entry_in
+from nanoagent.code.pack import Pack
 from nanoagent.languages.recipes import RECIPES
 from nanoagent.model.job import Runtime
 from support.checks.archives import check_refusal
+from support.checks.packs import packed
+from support.checks.zips import RawEntry, raw_zip, symlink
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 
@@ -27,6 +31,13 @@ def make_tree(root: Path, *paths: str) -> Path:
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_text("")
     return root
+
+
+def unpacked(folder: Path, files: Mapping[str, str], *links: RawEntry) -> Pack:
+    """Unpack a zip with these files and links."""
+    (folder / "code.zip").write_bytes(raw_zip(*(RawEntry(name.encode(), b"") for name in files), *links))
+    archive.extract(folder / "code.zip", folder / "pack", ArchiveLimits(1 << 20, 1 << 20, 1 << 20, 5000))
+    return Pack(folder / "pack")
 
 
 LEFT_OVER = (
@@ -61,23 +72,36 @@ LEFT_OVER = (
     ],
 )
 def test_the_root_is_the_folder_of_the_entry_file(tmp_path: Path, paths: list[str], root: str | None) -> None:
-    tree = make_tree(tmp_path, *paths)
+    tree = unpacked(tmp_path, dict.fromkeys(paths, ""))
 
-    assert find_root(tree, "main.py") == (None if root is None else tree / root)
+    assert has_entry(tree, "main.py") == (root is not None)
+    assert root is None or tree.base_name == root.lstrip(".")
 
 
 def test_a_link_is_not_the_single_top_folder(tmp_path: Path):
-    tree = make_tree(tmp_path, "__MACOSX/main.py")
+    tree = make_tree(tmp_path / "tree", "__MACOSX/main.py")
     (tree / "app").symlink_to("__MACOSX")
+    pack = Pack(packed(tree))
 
-    assert find_root(tree, "main.py") is None
-    assert "found there: 'app'" in str(missing_entry(tree, Runtime.PYTHON))
+    assert not has_entry(pack, "main.py")
+    assert "found there: 'app'" in str(missing_entry(pack, Runtime.PYTHON))
 
 
 def test_a_link_may_be_the_entry_file(tmp_path: Path) -> None:
-    make_tree(tmp_path, "src/app.py").joinpath("main.py").symlink_to("src/app.py")
+    tree = unpacked(tmp_path, {"src/app.py": ""}, symlink(b"main.py", b"src/app.py"))
 
-    assert find_root(tmp_path, "main.py") == tmp_path
+    assert has_entry(tree, "main.py")
+    assert not has_entry(tree, "src")
+
+
+def test_a_link_to_a_folder_may_have_the_entry_file(tmp_path: Path) -> None:
+    """As for the kernel. The refusal of a zip names the folder."""
+    tree = unpacked(tmp_path, {"src/main.py": "", "a.txt": ""}, symlink(b"by-link", b"src"))
+
+    assert not has_entry(tree, "main.py")
+    assert tree.file_in(tree.base, "by-link") is None
+    (link,) = [number for number in tree.children(0) if tree.names[number] == b"by-link"]
+    assert tree.file_in(link, "main.py") == tree.file_in(tree.target(link), "main.py") is not None
 
 
 @pytest.mark.parametrize("name", ["main.py", ".env", "MACOSX", "_main.py", "my.desktop.ini", ".git"])
@@ -124,7 +148,12 @@ ADVICE = [
 def test_a_missing_entry_file_is_told_with_what_is_there_and_what_to_do(
     tmp_path: Path, runtime: Runtime, paths: list[str], found: str, advice: str
 ) -> None:
-    refusal = missing_entry(make_tree(tmp_path, *paths), runtime)
+    if any("\n" in path for path in paths):  # no zip with such a name is unpacked
+        tree = Pack(packed(make_tree(tmp_path / "tree", *paths)))
+    else:
+        tree = unpacked(tmp_path, dict.fromkeys(paths, ""))
+
+    refusal = missing_entry(tree, runtime)
 
     check_refusal(refusal)
     assert f"has no {RECIPES[runtime].entry} in" in str(refusal.message)
@@ -135,9 +164,9 @@ def test_a_missing_entry_file_is_told_with_what_is_there_and_what_to_do(
 
 
 def test_a_crowded_folder_is_not_read_to_its_end(tmp_path: Path) -> None:
-    make_tree(tmp_path, *(f"{n:05}" for n in range(3000)))
+    tree = unpacked(tmp_path, {f"{n:05}": "" for n in range(3000)})
 
-    assert "and 1995 more" in str(missing_entry(tmp_path, Runtime.PYTHON).message)
+    assert "and 1995 more" in str(missing_entry(tree, Runtime.PYTHON).message)
 
 
 @pytest.mark.parametrize("backslashes", [False, True])
@@ -156,9 +185,9 @@ def test_a_zip_shows_the_same_top_before_and_after_it_is_unpacked(
 
     before, after = (
         missing_entry_in(tree.top_folder(runtime)),
-        missing_entry(make_tree(tmp_path, *paths), runtime),
+        missing_entry(unpacked(tmp_path, dict.fromkeys(paths, "")), runtime),
     )
 
     assert (before.message, before.hint) == (after.message, after.hint)
     for recipe in RECIPES.values():
-        assert tree.has_entry(recipe.entry) == (find_root(tmp_path, recipe.entry) is not None)
+        assert tree.has_entry(recipe.entry) == has_entry(Pack(tmp_path / "pack"), recipe.entry)

@@ -13,8 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nanoagent.code import unpacking
-from nanoagent.code.archive import ArchiveLimits, TreeInfo, extract
+from nanoagent.code.archive import ArchiveLimits, TreeInfo
 from nanoagent.model.errors import Rejected
+from support.checks.packs import extract
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,18 +86,18 @@ def test_the_first_refusal_is_reported_even_if_a_later_one_is_found_earlier(tmp_
     """The thread with the first damaged file waits until another thread has refused the second one."""
     path = zipped(tmp_path / "code.zip", [b"x"] * 8, {0, 7})
     later_is_refused = threading.Event()
-    write_file = unpacking._write_file
+    small_data = unpacking._small_data
 
-    def slow_write(entry: Any, *others: Any) -> None:
+    def slow_data(entry: Any, *others: Any) -> Any:
         if entry.name.endswith("file-0"):
             assert later_is_refused.wait(60)
         try:
-            write_file(entry, *others)
+            return small_data(entry, *others)
         except Rejected:
             later_is_refused.set()
             raise
 
-    monkeypatch.setattr(unpacking, "_write_file", slow_write)
+    monkeypatch.setattr(unpacking, "_small_data", slow_data)
     assert "file-0" in unpacked(path, tmp_path / "tree", 4)
 
 
@@ -107,7 +108,7 @@ def test_an_error_of_the_disk_is_reported_and_no_thread_is_left(tmp_path, monkey
     def failing(*_: object) -> None:
         raise OSError(28, "full")
 
-    monkeypatch.setattr(unpacking, "_write_file", failing)
+    monkeypatch.setattr(unpacking, "_write_at", failing)
     with pytest.raises(OSError, match="full"):
         extract(path, tmp_path / "tree", LIMITS, threads=4)
     assert threading.active_count() == before

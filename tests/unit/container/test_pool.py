@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import secrets
 import shutil
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -29,9 +29,8 @@ from nanoagent.container.policy import (
     Sharing,
 )
 from nanoagent.container.pool import Pool
-from nanoagent.container.work_directory import WorkDirectory
 from nanoagent.jobs.admission import Admission
-from nanoagent.model.errors import ContainerError, PlatformError, ReturnToQueue
+from nanoagent.model.errors import ContainerError, DamagedCode, PlatformError, ReturnToQueue
 from nanoagent.model.job import Runtime
 from nanoagent.model.result import Isolation, Start
 from nanoagent.model.returns import ReturnReason
@@ -43,6 +42,7 @@ from support.sandboxes.containers import worker_home
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
+    from pathlib import Path
 
     from nanoagent.container.pool import AcquiredContainer
     from nanoagent.container.worker_home import WorkerHome
@@ -153,8 +153,9 @@ def home() -> Iterator[WorkerHome]:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    (tmp_path / "main.py").write_text("print()")
-    return tmp_path
+    pack = tmp_path / "pack"
+    pack.write_text("a pack")
+    return pack
 
 
 @pytest.fixture
@@ -248,7 +249,7 @@ async def test_two_runs_at_a_time_have_two_containers(bench):
 
 async def test_a_bound_container_has_its_code_and_its_limits(bench):
     async with bench.pool.acquire(bench.binding(memory_mb=256, cpus=0.25, most_cpus=0.5)) as acquired:
-        assert (acquired.container.work_directory.path / "code/main.py").read_text() == "print()"
+        assert (acquired.container.work_directory.path / "code").read_text() == "a pack"
         limits = bench.driver.running[acquired.container.id].limits
     assert limits[0] >= 256 * MIB
     assert limits[1:] == (0.25, 0.5)
@@ -395,6 +396,16 @@ async def test_code_that_cannot_be_copied_is_an_error_and_costs_the_container(op
         assert bench.driver.removed == ["fake-0"]
 
 
+async def test_damaged_code_is_an_error_of_its_own(open_bench):
+    async with open_bench() as bench:
+        bench.driver.script = Script(on_prepare=ready(error=errno.EBADMSG))
+        await bench.pool.start()
+        with pytest.raises(DamagedCode, match="CODE_CACHE_DIR is damaged"):
+            await bench.run()
+        await bench.removals()
+        assert bench.driver.removed == ["fake-0"]
+
+
 async def test_code_that_is_not_there_is_an_error_and_costs_the_container(bench, tmp_path):
     with pytest.raises(PlatformError, match="could not be put into a work directory"):
         await bench.run(tree=tmp_path / "nowhere")
@@ -459,8 +470,8 @@ runs = st.lists(
 def test_the_budget_is_never_exceeded_and_everyone_is_served(runs, python, budget_mb):
     async def scenario() -> None:
         with worker_home() as home:
-            tree = home.path / "code"
-            tree.mkdir()
+            tree = home.path / "pack"
+            tree.write_text("a pack")
             bench = Bench(
                 home, tree, sizes=NO_POOL | {Runtime.PYTHON: python, Runtime.GO: 1}, memory_mb=budget_mb
             )
@@ -1096,29 +1107,6 @@ async def test_the_copy_of_the_code_counts_before_it_is_made(open_bench):
         assert bench.budget.committed_mb == bench.counted_mb == charges.idle_mb(10 * MIB)
 
 
-async def test_large_trees_leave_threads_to_small_ones(open_bench, monkeypatch: pytest.MonkeyPatch):
-    linking: set[Path] = set()
-    may_end = asyncio.Event()
-
-    async def put_code(directory: WorkDirectory, tree: Path) -> None:
-        if tree.name == "small":
-            return
-        linking.add(directory.path)
-        await may_end.wait()
-
-    monkeypatch.setattr(WorkDirectory, "put_code", put_code)
-    async with open_bench(sizes=NO_POOL, memory_mb=4096) as bench, asyncio.timeout(WAIT_S):
-        await bench.pool.start()
-        large = [
-            asyncio.create_task(bench.run(f"large-{number}", tree_bytes=64 * MIB)) for number in range(4)
-        ]
-        await bench.until(lambda: len(linking) == 2)
-        await bench.run("small", tree=Path("small"))
-        assert len(linking) == 2
-        may_end.set()
-        await asyncio.gather(*large)
-
-
 async def test_code_that_does_not_fit_beside_its_job_still_runs(open_bench):
     async with open_bench(sizes=NO_POOL, memory_mb=256) as bench:
         await bench.pool.start()
@@ -1161,19 +1149,18 @@ async def test_a_workers_container_serves_its_functions_one_after_another(open_b
 
 
 async def test_a_container_of_all_functions_has_only_the_code_and_limit_of_its_present_function(
-    open_bench, tree
+    open_bench, tmp_path
 ):
-    other = tree / "other"
-    other.mkdir()
-    (other / "theirs.py").write_text("")
-    program = tree / "program"
-    program.write_text("")
+    other, byte_code, program = (tmp_path / name for name in ("other", "byte_code", "program"))
+    for path in (other, byte_code, program):
+        path.write_text(path.name)
     async with open_bench(sharing=Sharing.WORKER, sizes=NO_POOL, isolation=Isolation.SANDBOX) as bench:
         await bench.pool.start()
-        await bench.run("f", program=program)
+        await bench.run("f", program=program, byte_code=byte_code)
         acquired = await bench.run("g", tree=other, memory_mb=256)
         directory = acquired.container.work_directory.path
-        assert [path.name for path in (directory / "code").iterdir()] == ["theirs.py"]
+        assert (directory / "code").read_text() == "other"
+        assert not (directory / "byte_code").exists()
         assert not (directory / "program").exists()
         assert bench.counted_mb == bench.budget.committed_mb == 256
 
@@ -1212,48 +1199,15 @@ async def test_a_container_that_has_lost_its_isolation_is_not_used(open_bench):
 # --- byte code
 
 
-def made(tree: Path, name: str = "__pycache__/m.cpython-313.pyc") -> Path:
-    """Byte code to put beside the code."""
-    path = tree / "made" / name
-    path.parent.mkdir(parents=True)
-    path.write_bytes(b"byte code")
-    return tree / "made"
-
-
-async def test_a_container_is_bound_again_when_its_function_has_byte_code(bench):
-    code = bench.tree / "code"
-    code.mkdir()
-    (code / "main.py").write_text("")
-    byte_code = made(bench.tree)
-    runs = [await bench.run(tree=code, byte_code=found) for found in (None, byte_code, byte_code, None)]
+async def test_a_container_is_bound_again_when_its_function_has_byte_code(bench, tmp_path):
+    byte_code = tmp_path / "byte code"
+    byte_code.write_text("byte code")
+    runs = [await bench.run(byte_code=found) for found in (None, byte_code, byte_code, None)]
     assert [run.start for run in runs] == [Start.WARM, Start.WARM, Start.HOT, Start.HOT]
     assert len({run.container.id for run in runs}) == 1
-    folder = runs[0].container.work_directory.path / "code"
-    linked = folder / "__pycache__/m.cpython-313.pyc"
-    assert sorted(path.name for path in folder.iterdir()) == ["__pycache__", "main.py"]
-    assert linked.samefile(byte_code / "__pycache__/m.cpython-313.pyc")
-    assert linked.parent.stat().st_mode & 0o777 == 0o755
-
-
-async def test_byte_code_never_replaces_a_file_of_the_code(bench, tmp_path):
-    code = tmp_path / "code"
-    (code / "__pycache__").mkdir(parents=True)
-    own = code / "__pycache__/m.cpython-313.pyc"
-    own.write_bytes(b"own")
-    with pytest.raises(PlatformError, match="could not be put into a work directory"):
-        await bench.run(tree=code, byte_code=made(tmp_path))
-    assert own.read_bytes() == b"own"
-
-
-@pytest.mark.parametrize("name", ["__pycache__", "__pycache__/m.cpython-313.pyc"])
-async def test_byte_code_is_not_written_through_a_link_of_the_code(bench, tmp_path, name):
-    code, outside = tmp_path / "code", tmp_path / "outside"
-    outside.mkdir()
-    (code / name).parent.mkdir(parents=True)
-    (code / name).symlink_to(outside if name == "__pycache__" else outside / "new")
-    with pytest.raises(PlatformError, match="could not be put into a work directory"):
-        await bench.run(tree=code, byte_code=made(tmp_path))
-    assert list(outside.iterdir()) == []
+    directory = runs[0].container.work_directory.path
+    assert (directory / "code").samefile(bench.tree)
+    assert (directory / "byte_code").samefile(byte_code)
 
 
 async def test_a_compilation_has_a_container_of_its_own_which_serves_nothing_else(bench):

@@ -11,11 +11,10 @@ import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
-from unittest.mock import Mock
 
 import pytest
 
-from nanoagent.container.work_directory import WorkDirectory, add_tree, link_tree
+from nanoagent.container.work_directory import WorkDirectory
 from nanoagent.container.worker_home import WorkerHome, is_worker_dead, remove_if_dead
 from nanoagent.model.errors import ConfigError, ContainerError, PlatformError
 from support.doubles.fake_supervisor import hello
@@ -293,79 +292,47 @@ async def test_a_slot_that_is_there_already_is_our_own_error(home, directory):
 
 
 @pytest.fixture
-def tree(tmp_path: Path) -> Path:
-    tree = tmp_path / "tree"
-    (tree / "a/b").mkdir(parents=True)
-    (tree / "main.py").write_text("print()")
-    (tree / "a/b/run").write_text("#!")
-    (tree / "a/b/run").chmod(0o755)
-    return tree
+def code(tmp_path: Path) -> Path:
+    code = tmp_path / "pack"
+    code.write_text("a pack")
+    code.chmod(0o555)
+    os.utime(code, (5, 5))
+    return code
 
 
-def test_a_tree_is_linked_not_copied(tree, tmp_path):
-    link_tree(tree, tmp_path / "copy")
-    assert (tmp_path / "copy/a/b/run").samefile(tree / "a/b/run")
+async def test_code_byte_code_and_program_are_where_the_supervisor_looks(directory, code):
+    await directory.put_code(code)
+    await directory.put_byte_code(code)
+    await directory.put_program(code)
+    for name in ("code", "byte_code", "program"):
+        assert (directory.path / name).samefile(code)  # a link, no copy
+    await directory.clear()
+    assert {path.name for path in directory.path.iterdir()} == {"hosts"}
+    await directory.clear()
 
 
-def test_only_files_folders_and_links_come_along(tree, tmp_path):
-    os.mkfifo(tree / "fifo")
-    (tree / "link").symlink_to("a")
-    link_tree(tree, tmp_path / "copy")
-    assert {path.name for path in (tmp_path / "copy").iterdir()} == {"main.py", "a", "link"}
-
-
-@pytest.mark.parametrize("target", ["a", "main.py", "/etc/passwd", "../secret", "nothing", "link"])
-def test_links_are_copied_and_not_followed(tree, tmp_path, target):
-    """Whatever the check of an archive would miss, no file outside the tree is linked or copied."""
-    (tmp_path / "secret").write_text("secret")
-    (tree / "link").symlink_to(target)
-    os.utime(tree / "link", (1, 1), follow_symlinks=False)
-    link_tree(tree, tmp_path / "copy")
-    copy = tmp_path / "copy/link"
-    assert (copy.is_symlink(), str(copy.readlink()), copy.lstat().st_mtime) == (True, target, 1)
-
-
-def test_times_of_files_come_along(tree, tmp_path, monkeypatch):
-    os.utime(tree / "main.py", (5, 5))
-    link_tree(tree, tmp_path / "linked")
-    monkeypatch.setattr(os, "link", Mock(side_effect=OSError))
-    link_tree(tree, tmp_path / "copied")
-    assert [(tmp_path / name / "main.py").stat().st_mtime for name in ("linked", "copied")] == [5, 5]
-
-
-def test_what_cannot_be_linked_is_copied_with_its_rights(tree, tmp_path, monkeypatch):
+async def test_what_cannot_be_linked_is_copied_with_its_rights_and_time(directory, code, monkeypatch):
     def refuse(*_: object) -> None:
-        raise OSError
+        raise OSError(errno.EMLINK, "too many links")
 
     monkeypatch.setattr(os, "link", refuse)
-    link_tree(tree, tmp_path / "copy")
-    copy = tmp_path / "copy/a/b/run"
-    assert not copy.samefile(tree / "a/b/run")
-    assert (copy.read_text(), copy.stat().st_mode & 0o777) == ("#!", 0o755)
-
-
-def test_files_are_added_to_folders_that_exist_and_to_new_ones(tree, tmp_path):
-    (tmp_path / "more/a/b").mkdir(parents=True)
-    (tmp_path / "more/new").mkdir()
-    for name in ("a/b/added", "new/added"):
-        (tmp_path / "more" / name).write_text("added")
-    add_tree(tmp_path / "more", tree)
-    assert (tree / "a/b/added").samefile(tmp_path / "more/a/b/added")
-    assert (tree / "new").stat().st_mode & 0o777 == 0o755
-    assert (tree / "a/b/run").read_text() == "#!"
+    await directory.put_code(code)
+    copy = directory.path / "code"
+    assert not copy.samefile(code)
+    status = copy.stat()
+    assert (copy.read_text(), status.st_mode & 0o777, status.st_mtime) == ("a pack", 0o555, 5)
 
 
 @pytest.mark.parametrize("existing", ["file", "link to a file", "link to nothing"])
 @pytest.mark.parametrize("can_link", [True, False])
-def test_a_file_that_exists_is_not_replaced(tree, tmp_path, existing, can_link, monkeypatch):
+async def test_a_file_that_exists_is_not_replaced(directory, code, tmp_path, existing, can_link, monkeypatch):
     """Also if hard links are not possible, for example because a file has too many: EMLINK."""
+    target = directory.path / "code"
     (tmp_path / "other").write_text("other")
     if existing == "file":
-        (tree / "a/x").write_text("mine")
+        target.write_text("mine")
     else:
-        (tree / "a/x").symlink_to(tmp_path / ("other" if existing == "link to a file" else "nothing"))
-    (tmp_path / "more/a").mkdir(parents=True)
-    (tmp_path / "more/a/x").write_text("added")
+        target.symlink_to(tmp_path / ("other" if existing == "link to a file" else "nothing"))
     if not can_link:
         link = os.link
 
@@ -375,18 +342,11 @@ def test_a_file_that_exists_is_not_replaced(tree, tmp_path, existing, can_link, 
             raise OSError(errno.EMLINK, "too many links")
 
         monkeypatch.setattr(os, "link", refuse)
-    with pytest.raises(FileExistsError):
-        add_tree(tmp_path / "more", tree)
+    with pytest.raises(PlatformError, match="could not be put into a work directory"):
+        await directory.put_code(code)
     assert (tmp_path / "other").read_text() == "other"
     assert not (tmp_path / "nothing").exists()
-    assert existing != "file" or (tree / "a/x").read_text() == "mine"
-
-
-async def test_code_and_program_lie_where_the_supervisor_looks(directory, tree):
-    await directory.put_code(tree)
-    await directory.put_program(tree / "a/b/run")
-    assert (directory.path / "code/main.py").read_text() == "print()"
-    assert (directory.path / "program").read_text() == "#!"
+    assert existing != "file" or target.read_text() == "mine"
 
 
 async def test_code_that_is_gone_is_our_own_error(directory, tmp_path):
@@ -399,22 +359,23 @@ async def test_the_containers_user_may_read_the_folder_but_not_write(directory):
 
 
 async def test_code_that_nobody_waits_for_any_more_does_not_come_after_the_folder_is_removed(
-    directory: WorkDirectory, tmp_path: Path
+    directory: WorkDirectory, code: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    (tmp_path / "main.py").write_text("print()")
     begun, may_go_on = threading.Event(), threading.Event()
+    link = os.link
 
-    def link(source: Path, target: Path) -> None:
+    def slow_link(source: Path, target: Path) -> None:
         begun.set()
         may_go_on.wait(WAIT_S)
-        link_tree(source, target)
+        link(source, target)
 
-    linking = asyncio.create_task(directory._link(link, tmp_path, directory.path / "code"))
+    monkeypatch.setattr(os, "link", slow_link)
+    linking = asyncio.create_task(directory.put_code(code))
     await asyncio.to_thread(begun.wait, WAIT_S)
     linking.cancel()
     asyncio.get_running_loop().call_later(0.1, may_go_on.set)
     with pytest.raises(asyncio.CancelledError):
         await linking
-    assert (directory.path / "code/main.py").exists()
+    assert (directory.path / "code").exists()
     await directory.remove()
     assert not directory.path.exists()

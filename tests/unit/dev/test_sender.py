@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from nanoagent.aws.clients import AwsClients
-from nanoagent.code import archive
 from nanoagent.code.archive import ArchiveLimits
 from nanoagent.dev.sender import (
     command,
@@ -35,6 +34,7 @@ from nanoagent.dev.sender.selection import Reason
 from nanoagent.model.errors import BrokerError, InvalidCall, ResultStoreError
 from nanoagent.model.job import JobDefaults, Runtime
 from nanoagent.model.message import MAX_MESSAGE_BYTES, parse_job
+from support.checks.packs import extract
 from support.doubles.fakes import make_settings
 
 if TYPE_CHECKING:
@@ -346,7 +346,7 @@ def test_what_is_packed_is_what_the_worker_unpacks(tmp_path: Path):
     os.utime(folder / "main.py", (1_700_000_001, 1_700_000_001))
     (tmp_path / "code.zip").write_bytes(pack(folder))
 
-    archive.extract(tmp_path / "code.zip", tmp_path / "tree", LIMITS)
+    extract(tmp_path / "code.zip", tmp_path / "tree", LIMITS)
 
     assert described(tmp_path / "tree") == described(folder)
     assert (tmp_path / "tree/main.py").stat().st_mtime == 1_700_000_001

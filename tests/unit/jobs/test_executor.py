@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from nanoagent.code import disk_entries
+from nanoagent.code import pack
 from nanoagent.code.archive import ArchiveLimits
 from nanoagent.code.code_cache import CodeCache
-from nanoagent.code.pin import Meta
+from nanoagent.code.pack import Pack
 from nanoagent.code.program_cache import ProgramCache
 from nanoagent.common.units import MIB
 from nanoagent.container import execution
@@ -268,7 +268,7 @@ async def test_the_container_is_bound_to_function_code_and_size(rig: Rig):
         *(Runtime.PYTHON, "fn", 256),
         rig.settings.cpus_for(256),
     )
-    assert binding.tree.name == "pkg"  # the single top folder
+    assert Pack(binding.tree).base_name == "pkg"  # the single top folder
     assert (binding.purpose, binding.program) == ("run", None)
 
 
@@ -357,8 +357,8 @@ async def test_the_copy_of_the_code_counts_in_admission(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, tree_mb: int
 ):
     """By whole pages, not by the bytes of its files. Code that can never fit has the worker to itself."""
-    meta = Meta(files=1, bytes=1, disk_bytes=tree_mb * MIB)
-    monkeypatch.setattr(disk_entries, "_measure", lambda _: meta)
+    size = pack.Summary(files=1, bytes=1, memory_bytes=tree_mb * MIB)
+    monkeypatch.setattr(pack, "summary_of", lambda _: size)
     rig.put(CODE[Runtime.PYTHON])
 
     result = await rig.run(make_job(memory_mb=128))

@@ -679,7 +679,8 @@ async def container_removal(fault: Fault) -> None:
     async with filled_pool(fault, lambda _, __: None) as (pool, driver):
         await pool.filled()
         fault.once(FakeDriver, "remove")
-        async with pool.acquire(binding_of(fault.folder)):
+        (fault.folder / "pack").write_text("a pack")
+        async with pool.acquire(binding_of(fault.folder / "pack")):
             pass  # not clean: its container is removed
         await until(lambda: fault.raised)
         await until(lambda: driver.removed)  # as a stray one
