@@ -223,7 +223,7 @@ class Settings(BaseSettings):
         description="containers kept ready for Go; more after several were taken at once; 0: none",
     )
     container_idle_seconds: Positive = Field(
-        300, description="time after which an unused bound container is retired, seconds"
+        3600, description="time after which an unused bound container is retired, seconds"
     )
     container_max_runs: Positive = Field(
         1000, description="runs after which a container is retired; 1: no reuse"
