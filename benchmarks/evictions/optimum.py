@@ -42,8 +42,9 @@ def _runs_by_rank(trace: Trace) -> dict[tuple[int, int], list[_Run]]:
 class FurthestUse(Policy):
     """Evicts the container with the largest size times time until its next use, divided by its cold cost.
 
-    For equal sizes and costs this is Belady's rule, which is optimal. For others it is a heuristic: the
-    optimum is NP-hard, and the results of this policy are not a bound.
+    For equal sizes and costs this is Belady's rule. The rule is optimal if a run needs no more memory than
+    its idle container. Here a run needs more for a moment, and sizes and costs differ. So it is a heuristic,
+    and its results are not a bound: to find the optimum is NP-hard.
     """
 
     name = "offline"

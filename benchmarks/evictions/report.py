@@ -32,8 +32,9 @@ machine. [ADR 0033](../adr/0033-eviction-by-forecast.md) has the decision.
 * `runs/age` is runs ÷ (idle time times memory), `GDSF` is FaaSCache, `forecast` is
   `container/eviction.py`.
 * `offline` knows all arrivals. It evicts the container with the largest product of size and time
-  until its next use, divided by its cold cost. For equal sizes and costs this is Belady's rule. For
-  others it is a heuristic: its results are not a bound, and another policy may be better.
+  until its next use, divided by its cold cost. For equal sizes and costs this is Belady's rule,
+  which is optimal if a run needs no more memory than its idle container. Here it is a heuristic:
+  its results are not a bound, and another policy may be better.
 * `bound` is a lower bound (PFOO-L), which no policy reaches: it may move memory from one time to
   another. It is left out if jobs waited for memory.
 """

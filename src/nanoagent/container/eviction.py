@@ -1,8 +1,8 @@
 """Decides which idle containers to evict. All of it is pure: no clock, no input or output.
 
 An idle container is worth the cold start that it saves, if its function is used again. `UseForecast` learns
-from the arrivals of jobs how long functions stay unused, and gives the value of a container. `Uses` counts
-the running jobs for it. `choose_victims` chooses containers with the lowest values.
+from the arrivals of jobs how long functions stay unused, and gives the value of a container. `choose_victims`
+chooses containers with the lowest values.
 
 **The forecast.** The time between two uses of a function is an interval. Functions with intervals of about
 the same length form a class; functions that have been used once are a class of their own. For each class, the
@@ -38,14 +38,12 @@ benchmarks/evictions compares the policy with others; docs/adr/0033 has the reas
 from __future__ import annotations
 
 import heapq
-from collections import Counter
-from contextlib import contextmanager
 from itertools import count
 from math import log2
 from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Iterator
+    from collections.abc import Hashable, Iterable
 
 ItemT = TypeVar("ItemT")
 
@@ -226,43 +224,6 @@ class UseForecast:
         if len(self._due) >= 2 * self._max_keys:
             self._due = [entry for entry in self._due if not entry[2].is_forgotten]
             heapq.heapify(self._due)
-
-
-class Uses:
-    """The jobs that run now, and the forecast that learns from their starts.
-
-    Attributes:
-        forecast: The forecast.
-    """
-
-    def __init__(self) -> None:
-        self.forecast = UseForecast()
-        self._running: Counter[Hashable] = Counter()
-
-    @contextmanager
-    def running(self, key: Hashable, now: float) -> Iterator[None]:
-        """Record a use, and count the job while the block runs.
-
-        Args:
-            key: The function version.
-            now: The time, seconds, of a clock that does not go back.
-        """
-        self.forecast.record_use(key, now, rank=self._running[key])
-        self._running[key] += 1
-        try:
-            yield
-        finally:
-            self._running[key] -= 1
-            if not self._running[key]:
-                del self._running[key]
-
-    def ranks(self) -> Counter[Hashable]:
-        """Return a copy of the numbers of running jobs by key.
-
-        It gives the ranks of idle containers. Go through them, the most recently used one first. The rank of
-        a container is the number at its key, which then increases by one.
-        """
-        return self._running.copy()
 
 
 class _Use:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanoagent.container.eviction import Candidate, UseForecast, Uses, choose_victims
+from nanoagent.container.eviction import Candidate, UseForecast, choose_victims
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Sequence
@@ -236,28 +236,3 @@ def test_the_forecast_follows_a_load_that_changes():
         now = 400.0 + number * 4
         forecast.record_use(keys[number % 50], now)
     assert value(forecast, keys[2999 % 50], now + 15) < before / 3
-
-
-# --- running jobs
-
-
-def test_a_job_has_the_rank_of_the_jobs_that_run():
-    uses = Uses()
-    with uses.running("f", 0), uses.running("f", 1), uses.running("g", 2):
-        assert uses.ranks() == {"f": 2, "g": 1}
-    assert [value(uses.forecast, "f", 3, rank=rank) > 0 for rank in range(3)] == [True, True, False]
-
-
-def test_a_failed_job_no_longer_runs():
-    uses = Uses()
-    with pytest.raises(KeyError), uses.running("f", 0):
-        raise KeyError
-    assert uses.ranks() == {}
-    assert not uses._running  # no entry for each function that was ever used
-
-
-def test_changes_of_the_ranks_do_not_change_the_running_jobs():
-    uses = Uses()
-    with uses.running("f", 0):
-        uses.ranks()["f"] += 1
-        assert uses.ranks() == {"f": 1}
