@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session")]
 
-FUNCTIONS = 5  # more than twice as many as there may be containers
+MOST_CONTAINERS = 3
+FUNCTIONS = 8  # more than twice as many as there may be containers
 NONE_READY = {f"WARM_POOL_{runtime.upper()}_SIZE": "0" for runtime in Runtime}
 
 
@@ -40,6 +41,6 @@ async def test_more_functions_than_there_are_descriptors_for_run_one_after_anoth
         evicted = await worker.metric("worker_containers_retired_total", reason="evicted")
         status, _ = await worker.get("/readyz")
     assert [(result["status"], result["stdout"]) for result in results] == [("SUCCESS", "ran\n")] * FUNCTIONS
-    assert evicted >= FUNCTIONS - 2
+    assert evicted >= FUNCTIONS - MOST_CONTAINERS
     assert status == 200
     assert "file descriptor limit raised" in worker.log.read_text()

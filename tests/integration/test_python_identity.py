@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from nanoagent.code.imports import STANDARD
 from support.programs.languages import documented_version
 from support.sandboxes.identity import ENVIRONMENT, interpreters
 from support.sandboxes.identity_programs import PROGRAMS
@@ -28,6 +29,15 @@ _HELLO = {"main.py": b"print('hello')"}
 
 @pytest.fixture(scope="module")
 def both() -> Iterator[Interpreters]:
+    """A zygote that has imported all that it imports for a function with many standard modules."""
+    with interpreters() as made:
+        made.ask(do="start", modules=list(STANDARD))
+        yield made
+
+
+@pytest.fixture(scope="module")
+def generic() -> Iterator[Interpreters]:
+    """A zygote that has imported only the modules for every function."""
     with interpreters() as made:
         yield made
 
@@ -157,7 +167,7 @@ def sandboxed(request) -> Iterator[Interpreters]:
     with interpreters(namespaces=True) as made:
         if request.param == "all":
             modules = ["numpy", "pandas", "requests", "httpx", "PIL", "multiprocessing", "draws_at_import"]
-            made.ask(do="start", modules=modules)
+            made.ask(do="start", modules=[*STANDARD, *modules])
         yield made
 
 
@@ -201,9 +211,9 @@ _WHAT_IS_LOADED = {
 
 
 @pytest.fixture
-def fresh(both: Interpreters) -> Interpreters:
-    both.ask(do="start", modules=[])
-    return both
+def fresh(generic: Interpreters) -> Interpreters:
+    generic.ask(do="start", modules=[])
+    return generic
 
 
 def test_modules_are_imported_when_a_function_wants_them(fresh):
@@ -242,7 +252,7 @@ def test_a_module_that_cannot_be_imported_costs_the_zygote(fresh):
 @pytest.fixture(scope="module")
 def with_libraries() -> Iterator[Interpreters]:
     with interpreters() as made:
-        made.ask(do="start", modules=list(LIBRARIES))
+        made.ask(do="start", modules=[*STANDARD, *LIBRARIES])
         yield made
 
 
@@ -262,6 +272,11 @@ _COMMON = (
 def test_programs_are_the_same_with_more_modules_ready(with_libraries, name):
     program = LIBRARY_PROGRAMS[name] if name in LIBRARY_PROGRAMS else PROGRAMS[name]
     assert_same(with_libraries, files_of(program))
+
+
+@pytest.mark.parametrize("name", _COMMON)
+def test_programs_are_the_same_with_fewer_modules_ready(fresh, name):
+    assert_same(fresh, files_of(PROGRAMS[name]))
 
 
 def test_ten_thousand_bytes_of_arguments_and_a_large_payload_arrive(both):

@@ -1,8 +1,8 @@
-"""Guesses from the text of Python code which libraries it imports.
+"""Guesses from the text of Python code which modules it imports.
 
 An interpreter that has imported pandas in advance starts a run 200 ms sooner, but it holds 60 MB more. So a
-container imports a library in advance only if it is bound to code that seems to import it. A wrong guess
-costs memory or time. It never changes the result of a program.
+container imports a module in advance only if it is bound to code that seems to import it. A wrong guess costs
+memory or time. It never changes the result of a program.
 """
 
 from __future__ import annotations
@@ -24,6 +24,14 @@ if TYPE_CHECKING:
 # Common libraries whose import takes longer than the start of an interpreter.
 HEAVY: Final = ("numpy", "pandas", "PIL", "requests", "httpx", "boto3", "asyncio")
 
+# Modules of the standard library whose import takes milliseconds, and the AI client, whose import takes
+# longer than the start of an interpreter. The zygote has imported smaller ones for every function
+# (`PRELOADED` in src/nanosupervisor/zygote.py).
+STANDARD: Final = (
+    *("ai_client", "base64", "csv", "dataclasses", "decimal", "hashlib", "hmac", "inspect", "logging"),
+    *("pathlib", "pickle", "shutil", "statistics", "string", "subprocess", "tempfile", "typing", "uuid"),
+)
+
 # Library → the other libraries that it imports, without the standard library.
 _DEPENDENCIES: Final = {
     "pandas": ("numpy", "dateutil", "pytz", "six"),
@@ -42,7 +50,7 @@ _STATEMENT: Final = re.compile(
 )
 
 
-def imported(path: Path, candidates: Collection[str] = HEAVY) -> tuple[str, ...]:
+def imported(path: Path, candidates: Collection[str] = (*STANDARD, *HEAVY)) -> tuple[str, ...]:
     """Guess which modules a code tree imports. Blocking.
 
     Args:
@@ -53,7 +61,9 @@ def imported(path: Path, candidates: Collection[str] = HEAVY) -> tuple[str, ...]
     Returns:
         The candidates that some file of the tree imports, in the order of `candidates`. A candidate is left
         out if the tree has a file or folder with its name, or with the name of one of its dependencies: the
-        tree may contain another version of it. The result is empty for a tree with more than 20,000 entries.
+        tree may contain another version of it. A module of the standard library is left out only if the file
+        or folder is in the top folder: packages have modules with such names, and import the standard ones.
+        The result is empty for a tree with more than 20,000 entries.
     """
     found: set[str] = set()
     try:
@@ -61,7 +71,7 @@ def imported(path: Path, candidates: Collection[str] = HEAVY) -> tuple[str, ...]
         listed = _list(tree)
         if listed is None:
             return ()
-        own_names, sources = listed
+        top_names, own_names, sources = listed
         # Files near the root come first: most of them are the author's own.
         nearest = [number for _, _, number in nsmallest(_MAX_FILES, sources)]
         for source in tree.read(nearest, _MAX_BYTES):
@@ -71,17 +81,21 @@ def imported(path: Path, candidates: Collection[str] = HEAVY) -> tuple[str, ...]
     return tuple(
         name
         for name in candidates
-        if name in found and own_names.isdisjoint((name, *_DEPENDENCIES.get(name, ())))
+        if name in found
+        and (top_names if name in STANDARD else own_names).isdisjoint((name, *_DEPENDENCIES.get(name, ())))
     )
 
 
-def _list(tree: Pack) -> tuple[set[str], list[tuple[int, bytes, int]]] | None:
-    """Return the names of all files and folders up to their first dot, and depth, path and number of sources.
+def _list(tree: Pack) -> tuple[set[str], set[str], list[tuple[int, bytes, int]]] | None:
+    """Return the names of files and folders up to their first dot, and depth, path and number of sources.
+
+    The first names are those in the top folder, the second are all names.
 
     Leftovers are left out, and so are links to sources: they have the text of other files. None if there are
     too many files and folders.
     """
     names: set[bytes] = set()
+    top_names: set[str] = set()
     sources: list[tuple[int, bytes, int]] = []
     folders = [b""]  # the paths of the folders above; NUL instead of a slash sorts like a list of names
     count = 0
@@ -94,7 +108,9 @@ def _list(tree: Pack) -> tuple[set[str], list[tuple[int, bytes, int]]] | None:
             ignored_below = depth
             continue
         count += 1
-        names.add(name.partition(b".")[0])
+        names.add(stem := name.partition(b".")[0])
+        if depth == 1:
+            top_names.add(stem.decode())
         del folders[depth:]
         if kind == FOLDER:
             folders.append(folders[-1] + name + b"\0")
@@ -102,7 +118,7 @@ def _list(tree: Pack) -> tuple[set[str], list[tuple[int, bytes, int]]] | None:
             sources.append((depth, folders[-1] + name, number))
     if count > _MAX_ENTRIES:
         return None
-    return {name.decode() for name in names}, sources
+    return top_names, {name.decode() for name in names}, sources
 
 
 def _names_in(source: bytes) -> Iterator[str]:

@@ -257,7 +257,7 @@ class Settings(BaseSettings):
     python_preload: str = Field(
         "auto",
         pattern=r"^(auto|none|[A-Za-z_][A-Za-z0-9_.]*(,[A-Za-z_][A-Za-z0-9_.]*)*)$",
-        description="modules that Python imports before a run: auto (large modules that the "
+        description="modules that Python imports before a run: auto (large and standard modules that the "
         "function's code imports), none, or names for all functions, separated by "
         "commas",
     )

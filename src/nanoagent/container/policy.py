@@ -329,8 +329,11 @@ class IdleContainers:
         return self._generic
 
     def by_code(self) -> Iterator[tuple[CodeKey, dict[PooledContainer, None]]]:
-        """Yield the bound containers with the same code, the most recently used one last."""
-        yield from self._bound.items()
+        """Yield the bound containers with the same code, the most recently used one last.
+
+        The code that was used last comes first: of equal values, the newest container is evicted first.
+        """
+        yield from reversed(self._bound.items())
 
     def like(self, key: BindingKey) -> list[PooledContainer]:
         """Return the containers with the code of a key, the most recently used one first."""

@@ -37,11 +37,11 @@ MIN_DESCRIPTORS: Final = 192
 # The standard streams, the event loop, 64 connections to the status server, 32 to Redis, and some to AWS and
 # Docker.
 OWN_DESCRIPTORS: Final = 128
-DESCRIPTORS_PER_CONTAINER: Final = 12
+DESCRIPTORS_PER_CONTAINER: Final = 10
 """The descriptors for one container: its supervisor's two connections, files of its control group, and the
 folders of its code and program.
 
-A container needs nine of them with control groups v1, and fewer with v2. The others are a reserve
+A container needs nine of them with control groups v1, and fewer with v2. One is a reserve
 (tests/integration/test_supervisor.py).
 """
 
@@ -77,8 +77,8 @@ class DescriptorPlan:
 def descriptor_plan(limit: int, sockets_per_run: int) -> DescriptorPlan:
     """Divide the worker's file descriptors.
 
-    The worker itself needs `OWN_DESCRIPTORS`. Of the others, half are for containers, three eighths for
-    connections of runs, and an eighth for trees.
+    The worker itself needs `OWN_DESCRIPTORS`. Of the others, five eighths are for containers, a quarter for
+    connections of runs, and an eighth for trees. So 20,000 descriptors are enough for a thousand functions.
 
     Args:
         limit: The limit on file descriptors; `MIN_DESCRIPTORS` or more.
@@ -86,8 +86,8 @@ def descriptor_plan(limit: int, sockets_per_run: int) -> DescriptorPlan:
     """
     rest = limit - OWN_DESCRIPTORS
     return DescriptorPlan(
-        containers=max(1, rest // 2 // (DESCRIPTORS_PER_CONTAINER + sockets_per_run)),
-        connections=max(1, rest * 3 // 8 // _PER_CONNECTION),
+        containers=max(1, rest * 5 // 8 // (DESCRIPTORS_PER_CONTAINER + sockets_per_run)),
+        connections=max(1, rest // 4 // _PER_CONNECTION),
         fresh_trees=max(1, rest // 8),
     )
 

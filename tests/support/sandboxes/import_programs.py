@@ -11,7 +11,8 @@ from typing import Final
 
 Files = dict[str, str | bytes]
 
-# The zygote's modules for every run (zygote.py), and their own imports.
+# The zygote's modules for every run (zygote.py) and for runs of functions that import them (code/imports.py),
+# and other modules that they import.
 PRELOADED: Final = (
     *("json", "re", "traceback", "logging", "threading", "random", "datetime", "typing", "dataclasses"),
     *("enum", "pathlib", "functools", "collections", "contextlib", "base64", "uuid", "string", "csv", "copy"),

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from nanoagent.code.imports import HEAVY, imported
+from nanoagent.code.imports import HEAVY, STANDARD, imported
 from support.checks.packs import packed
 
 if TYPE_CHECKING:
@@ -127,6 +127,20 @@ def test_a_tree_that_is_not_there_imports_nothing(tmp_path):
     assert imported(tmp_path / "nowhere", CANDIDATES) == ()
 
 
-def test_the_candidates_are_the_heavy_ones_unless_told(tmp_path):
-    write(tmp_path, main="".join(f"import {name}\n" for name in HEAVY))
-    assert imported(packed(tmp_path)) == HEAVY
+def test_the_candidates_are_the_standard_and_the_heavy_ones_unless_told(tmp_path):
+    write(tmp_path, main="".join(f"import {name}\n" for name in (*HEAVY, *STANDARD)))
+    assert imported(packed(tmp_path)) == (*STANDARD, *HEAVY)
+
+
+@pytest.mark.parametrize(
+    ("own", "found"),
+    [
+        ("vendor__logging", ("logging", "uuid")),
+        ("vendor__uuid__x", ("logging", "uuid")),
+        ("logging", ("uuid",)),
+        ("uuid__x", ("logging",)),
+    ],
+)
+def test_a_standard_module_is_left_out_only_if_the_top_folder_has_its_name(tmp_path, own, found):
+    write(tmp_path, main="import logging, uuid", **{own: ""})
+    assert found_in(tmp_path, STANDARD) == found

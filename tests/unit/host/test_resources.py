@@ -41,8 +41,9 @@ def test_what_the_plan_gives_out_is_there(limit, sockets):
 
 
 def test_the_usual_limits_are_enough_for_the_usual_machine():
-    assert descriptor_plan(256, 1).containers == 4
+    assert descriptor_plan(256, 1).containers == 7
     assert descriptor_plan(1024, 1).containers > 30
+    assert descriptor_plan(20_000, 1).containers > 1000
     assert descriptor_plan(65536, 4).containers > 2000
 
 
@@ -79,7 +80,7 @@ def test_a_worker_without_descriptors_for_containers_does_not_start(monkeypatch)
         containers.raise_descriptor_limit()
 
 
-@pytest.mark.parametrize(("limit", "expected"), [(MIN_DESCRIPTORS, 1), (1024, 21), (4096, 64), (1 << 30, 64)])
+@pytest.mark.parametrize(("limit", "expected"), [(MIN_DESCRIPTORS, 1), (1024, 14), (4096, 62), (1 << 30, 64)])
 def test_the_connections_of_runs_fit_into_the_descriptors(limit, expected):
     settings = make_settings(worker_memory_mb=4096, worker_cpus=4.0, network_max_connections=64, network="ai")
     assert network.max_connections_per_run(settings, limit) == expected
