@@ -182,6 +182,7 @@ class Lab:
         self._has_model_server = has_model_server
         self._model_server: str | None = None
         self._agent: AgentUnderTest | None = None
+        self._levels: set[str] = set()
         self.label = secrets.token_hex(4)
         self.has_docker_command = shutil.which("docker") is not None
 
@@ -278,8 +279,8 @@ class Lab:
 
     @property
     def levels(self) -> set[str]:
-        """The isolation levels of the measured runs."""
-        return set() if self._agent is None else self._agent.levels
+        """The isolation levels of the measured runs, without those of agents without sandboxes."""
+        return self._levels
 
     @asynccontextmanager
     async def another_agent(
@@ -302,6 +303,8 @@ class Lab:
             changes |= {f"warm_pool_{runtime}_size": sizes.get(runtime, 0) for runtime in Runtime}
         settings = self._settings(role, **changes)
         async with ours.agent_under_test(settings, shared=shared) as agent:
+            if not shared:
+                agent.levels = self._levels
             yield agent
 
     def last_log_lines(self, count: int = 5) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import textwrap
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,6 +26,7 @@ HEADINGS: Final = (
     "warm",
     "first pass, jobs/s",
 )
+_COLUMNS: Final = 100  # of text in documents
 # Key of the figure → goal. The goals are for two cores.
 GOALS: Final = {
     "functions.150.jobs_per_s": Goal(170, most=False),
@@ -182,7 +184,7 @@ def as_markdown(found: dict[Runtime, Findings], document: dict[str, Any], machin
         "",
         "Written by `make bench-many`.",
         "",
-        f"Machine: {described}.",
+        *textwrap.wrap(f"Machine: {described}.", _COLUMNS, break_on_hyphens=False),
         "",
     ]
     lines += [f"| {' | '.join(cells)} |" for cells in table]
