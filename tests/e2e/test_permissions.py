@@ -55,7 +55,7 @@ async def test_folders_are_private_and_jobs_run_whatever_the_umask(
 ):
     worker = OrdinaryWorker(stack, place, umask=umask)
     # An earlier version's, or made by hand.
-    for folder in (worker.tasks / worker.worker_id, place / "cache/code", place / "cache/code/entries"):
+    for folder in (worker.tasks / worker.worker_id, place / "cache/code", place / "cache/code/packs"):
         make_folder(folder, owner=UID, mode=0o777)
     async with worker:
         keys = {runtime: await worker.upload(PROGRAMS / runtime) for runtime in Runtime}
@@ -74,7 +74,7 @@ async def test_folders_are_private_and_jobs_run_whatever_the_umask(
         assert set(slots.values()) == {FOR_CONTAINERS}
         assert {mode for path, mode in home.items() if path not in slots} == {0o700}
         cache = folders_below(place / "cache", but_not_in="content")
-        assert {"code/entries", "code/index", "code/workspaces", "programs/entries"} < set(cache)
+        assert {"code/packs", "code/index", "code/workspaces", "programs/entries"} < set(cache)
         assert set(cache.values()) == {0o700}
 
 

@@ -112,7 +112,7 @@ def note(event: str, arguments: tuple[Any, ...]) -> None:
     """Count the calls of this process that make or open files. An audit hook cannot be removed."""
     if events is None:
         return
-    if event == "open":
+    if event == "open" and not str(arguments[0]).startswith(("/proc/", "/sys/")):  # pools of other tests
         events["write" if arguments[2] & WRITES else "read"] += 1
     elif event in MAKES:
         events[event] += 1
