@@ -275,7 +275,7 @@ class AgentUnderTest:
 
     async def _run(self, bodies: list[str], load: Load) -> None:
         async with asyncio.timeout(_DEADLINE_S):
-            await run_all(self._broker, bodies, load.at_once)
+            await run_all(self._broker.submit, bodies, load.at_once)
 
     async def cost(self, load: Load, jobs: int) -> Cost:
         """Run jobs, and return the cost of one job.

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 from unittest import mock
 
-from benchmarks.timed_broker import JobFailed, TimedBroker
+from benchmarks.timed_broker import JobFailed, TimedBroker, run_all
 from redis import asyncio as redis
 
 from nanoagent.container.isolation import HostIsolation
@@ -125,16 +125,7 @@ class AgentUnderTest:
         Returns:
             The time of each job, ms.
         """
-        times: list[asyncio.Future[float]] = []
-        unsettled: set[asyncio.Future[float]] = set()
-        for call in calls:
-            if len(unsettled) >= at_once:
-                async with asyncio.timeout(_JOB_DEADLINE_S):
-                    _, unsettled = await asyncio.wait(unsettled, return_when=asyncio.FIRST_COMPLETED)
-            times.append(await self.send(call))
-            unsettled.add(times[-1])
-        async with asyncio.timeout(_JOB_DEADLINE_S):
-            return await asyncio.gather(*times)
+        return await run_all(self.send, calls, at_once, deadline_s=_JOB_DEADLINE_S)
 
     async def compiled(self) -> Compilation | None:
         """Wait until no compilation of Python code is under way.

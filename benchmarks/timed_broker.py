@@ -10,14 +10,16 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from nanoagent.broker.memory import MemoryBroker
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from nanoagent.broker.base import Broker, Delivery
+
+_JobT = TypeVar("_JobT")
 
 _LONG_POLL_S: Final = 20.0  # as SQS_WAIT_SECONDS: shorter polls would add work to an idle agent
 
@@ -106,25 +108,42 @@ if TYPE_CHECKING:
     _BROKER: type[Broker] = TimedBroker
 
 
-async def run_all(broker: TimedBroker, bodies: Iterable[str], at_once: int) -> list[float]:
-    """Send messages so that `at_once` of them are unsettled, and wait until all are settled.
+async def run_all(
+    send: Callable[[_JobT], Awaitable[asyncio.Future[float]]],
+    jobs: Iterable[_JobT],
+    at_once: int,
+    *,
+    deadline_s: float | None = None,
+) -> list[float]:
+    """Send jobs so that `at_once` of them are unsettled, and wait until all are settled.
+
+    Args:
+        send: Sends one job; the result is as that of `TimedBroker.submit`.
+        jobs: The jobs.
+        at_once: The number of jobs that are unsettled at the same time.
+        deadline_s: The longest time in which no job is settled, seconds; None for no limit.
 
     Returns:
-        The time of each message from its receipt until it was acknowledged, ms, in the order of `bodies`.
+        The time of each job from its receipt until it was acknowledged, ms, in the order of `jobs`.
 
     Raises:
         JobFailed: A job was returned to the queue or dead-lettered.
+        TimeoutError: No job was settled for `deadline_s`.
     """
-    left = iter(bodies)
+    left = iter(jobs)
     times: list[asyncio.Future[float]] = []
     unsettled: set[asyncio.Future[float]] = set()
     while True:
-        for body in left:
-            future = await broker.submit(body)
+        for job in left:
+            future = await send(job)
             times.append(future)
             unsettled.add(future)
             if len(unsettled) >= at_once:
                 break
         if not unsettled:
             return [future.result() for future in times]
-        _, unsettled = await asyncio.wait(unsettled, return_when=asyncio.FIRST_COMPLETED)
+        settled, unsettled = await asyncio.wait(
+            unsettled, timeout=deadline_s, return_when=asyncio.FIRST_COMPLETED
+        )
+        if not settled:
+            raise TimeoutError(f"no job was settled for {deadline_s} s")

@@ -209,7 +209,7 @@ def test_the_stand_in_for_docker_has_all_that_the_pool_asks_of_it():
 
 async def test_no_more_jobs_are_unsettled_than_asked_for_and_all_are_run():
     broker = TimedBroker(wait_s=0)
-    running = asyncio.create_task(run_all(broker, "abcde", 2))
+    running = asyncio.create_task(run_all(broker.submit, "abcde", 2))
     seen: list[str] = []
     while len(seen) < 5:
         deliveries = await broker.receive(10)
