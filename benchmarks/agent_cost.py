@@ -44,7 +44,12 @@ from benchmarks import services
 from benchmarks.timed_broker import JobFailed, TimedBroker, run_all
 
 from nanoagent.config import Settings
-from nanoagent.container.base import RunningContainer, configuration_of
+from nanoagent.container.base import (
+    NotRecycled,
+    RecyclingFailure,
+    RunningContainer,
+    configuration_of,
+)
 from nanoagent.dev.sender import pack
 from nanoagent.host import event_loop
 from nanoagent.model.job import Runtime
@@ -141,6 +146,10 @@ class StubDriver:
         await session.greet()
         await session.configure(configuration_of(spec))
         return RunningContainer(str(process.pid), spec, directory, session, None)
+
+    async def recycle(self, container: RunningContainer) -> None:
+        """Fail: no container of the stub can be recycled."""
+        raise NotRecycled(RecyclingFailure.ERROR, container.id)
 
     async def remove(self, container_id: str) -> None:
         """End the process."""

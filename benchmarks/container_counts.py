@@ -94,6 +94,12 @@ def family(pid: int) -> list[int]:
     return found
 
 
+def supervisor_of(process_1: int) -> int:
+    """Return the supervisor of an idle container: the only child of its launcher, or process 1 itself."""
+    children = Path(f"/proc/{process_1}/task/{process_1}/children").read_text().split()
+    return int(children[0]) if len(children) == 1 else process_1
+
+
 def read(supervisor: int) -> Reading:
     """Read the counters of the container with this supervisor."""
     levels = len(_ids(supervisor))
@@ -168,7 +174,7 @@ async def _system_calls(agent: AgentUnderTest, supervisor: int) -> dict[str, flo
 
 
 async def _bound_supervisor(agent: AgentUnderTest, runtime: Runtime) -> int:
-    """Return process 1 of the container that runs the function: the one that a job makes work."""
+    """Return the supervisor of the container that runs the function: the one that a job makes work."""
     docker = aiodocker.Docker()
     try:
         labels = [f"{LABEL_WORKER}={agent.worker_id}", f"{LABEL_RUNTIME}={runtime}"]
@@ -180,4 +186,4 @@ async def _bound_supervisor(agent: AgentUnderTest, runtime: Runtime) -> int:
     await agent.run(_ONE_AT_A_TIME, 1)
     working = [pid for pid in pids if (await settled(pid)).last_pid != before[pid].last_pid]
     assert len(working) == 1, f"{len(working)} of {len(pids)} containers worked for one job"
-    return working[0]
+    return supervisor_of(working[0])

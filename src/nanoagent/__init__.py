@@ -14,8 +14,8 @@ A worker is one process with one asyncio loop. The path of a job, and the packag
 * **container**: a container serves one function (its ID, code and memory size), and one run at a time. So the
   control group of the container measures and limits that one run. Containers are created before jobs need
   them, and are removed when their state is in doubt.
-* **supervisor**: process 1 of the container (`src/nanosupervisor`) starts the program, enforces its limits,
-  reports its end and removes its leftovers. The worker checks all data that comes out of a container.
+* **supervisor**: the supervisor in the container (`src/nanosupervisor`) starts the program, enforces its
+  limits, reports its end and removes its leftovers. The worker checks all data that comes out of a container.
 * **network**, **ai**: a run reaches models through the gateway, and the internet through the egress filter.
   Both are in the worker, behind listening sockets in the network of the run.
 * **results**, **storage**: the worker uploads the output files, then stores and publishes the result, then

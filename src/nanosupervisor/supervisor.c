@@ -1,5 +1,5 @@
-/* nanosupervisor: process 1 of every container. It runs one program at a time, and removes everything that
- * the program leaves behind.
+/* nanosupervisor: runs the programs of a container, one at a time, and removes everything that a program leaves
+ * behind.
  *
  * The container
  * -------------
@@ -11,10 +11,12 @@
  * The processes, at the sandbox level
  * -----------------------------------
  *   process              forked by           what it owns and does
- *   supervisor           Docker              the sockets to the worker, the run, and a descriptor of each writable
- *                                            directory of the container and of the sandbox
- *   trial                supervisor          at CONFIGURE: creates one sandbox, to find out whether the host allows
+ *   launcher             Docker              process 1 of the container: starts the supervisor, and makes the container
+ *                                            generic again (launcher.h)
+ *   trial                launcher            at the start: creates one sandbox, to find out whether the host allows
  *                                            it, and exits
+ *   supervisor           launcher            the sockets to the worker, the run, and a descriptor of each writable
+ *                                            directory of the container and of the sandbox
  *   zygote               supervisor          only in the Python image: an interpreter that has started already; forks
  *                                            a process into each sandbox and reaps it
  *   init                 supervisor          process 1 of one sandbox: makes its mounts and its network, kills and reaps
@@ -25,14 +27,15 @@
  * Normally two sandboxes exist: one waits for the next run, the other contains the current run or waits for the run
  * after the next (waiting.h). After a run three exist for a short time, until the old one has been removed.
  *
- * At the shared level there is neither zygote nor init: the supervisor forks each program itself, in the
- * container.
+ * At the shared level there is neither launcher, zygote nor init: the supervisor is process 1, and forks each program
+ * itself, in the container. The worker asks for the sandbox level by the socket /slot/launcher.sock. If the host allows
+ * no sandboxes, process 1 becomes the supervisor of the shared level, and reports why.
  *
  * The frames (wire.h); `->` is followed by the frames that the supervisor answers
  * ------------------------------------------------------------------------------
  *   start      connect to /slot/agent.sock and /slot/listening.sock: the worker accepts one connection at each, and
  *              then removes the sockets. Send HELLO
- *   CONFIGURE  find the isolation level that the host allows -> LEVEL; get ready for the first run -> READY
+ *   CONFIGURE  report the isolation level -> LEVEL; get ready for the first run -> READY
  *   PREPARE    make the code in /work, for the next run -> READY
  *   RUN        start the program, and watch it to its end -> EXIT, STDOUT, STDERR; send the files in /output -> FILE,
  *              DATA, REFUSED; remove everything that the run has left -> DONE; get ready for the next run -> READY
@@ -45,10 +48,11 @@
  * without capabilities cannot have another one. filter.c explains why the program cannot harm the
  * supervisor.
  *
- * Read next: wire.h; run.c, for one run; level.h, with level_sandbox.c and level_shared.c; waiting.h; sandbox.c, and
+ * Read next: launcher.h; wire.h; run.c, for one run; level.h, with level_sandbox.c and level_shared.c; waiting.h; sandbox.c, and
  * sandbox_init.c for the inside of a sandbox; zygote.c; confine.c and filter.c; then outputs.c,
  * writable.c, listening.h and netlink.h. */
 #define _GNU_SOURCE
+#include "launcher.h"
 #include "level.h"
 #include "listening.h"
 #include "run.h"
@@ -66,16 +70,17 @@
 #include <unistd.h>
 
 static const struct level *level;
-static int has_code; /* whether the container's /work contains code */
+static int is_launched;       /* by the launcher, for the sandbox level */
+static char why_shared[128]; /* why the host allows no sandboxes */
+static int has_code;         /* whether the container's /work contains code */
 
-/* Find the highest level that the worker and the host allow, and tell the worker. */
-static void choose_level(const struct configuration *configuration, const struct work_limits *work)
+static void choose_level(const struct configuration *configuration)
 {
-    char reason[128] = "";
-    level = &shared_level;
-    if (configuration->highest_level >= LEVEL_SANDBOX && sandbox_is_possible(work, reason, sizeof reason))
-        level = &sandbox_level;
-    wire_send2(FRAME_LEVEL, &level->number, 1, reason, strlen(reason));
+    level = is_launched ? &sandbox_level : &shared_level;
+    errno = 0;
+    if (level->number > configuration->highest_level)
+        die("the worker wants no sandboxes, but has a socket for the launcher");
+    wire_send2(FRAME_LEVEL, &level->number, 1, why_shared, strlen(why_shared));
     wire_flush();
 }
 
@@ -96,7 +101,7 @@ static void configure(const uint8_t *frame, size_t length)
         .modules = (const char *)modules,
         .modules_length = (size_t)(frame + length - modules),
     };
-    choose_level(&configuration, &settings.work);
+    choose_level(&configuration);
     listening_configure((const struct listening_address *)addresses, configuration.listening_count);
     level->set_up(&settings);
     wire_send_ready(&ready);
@@ -122,12 +127,12 @@ static void set_up_process(void)
 {
     sigset_t blocked;
     errno = 0;
-    if (getpid() != 1)
+    if (!is_launched && getpid() != 1)
         die("must be process 1 of a container, because it ends a run by kill(-1)");
-    /* Not dumpable: a run, which has the same user id, can neither trace the supervisor nor read its
-     * memory, descriptors and environment. No signal handlers: if a process signals process 1 of its own
-     * namespace, and process 1 has no handler, the kernel drops the signal. This includes SIGKILL and
-     * SIGSTOP. pid_namespaces(7) */
+    /* Not dumpable: a run, which has the same user id, can neither trace this process nor read its memory,
+     * descriptors and environment. No signal handlers: if a process signals process 1 of its own namespace,
+     * and process 1 has no handler, the kernel drops the signal. This includes SIGKILL and SIGSTOP.
+     * pid_namespaces(7). A run in a sandbox sees no process of the container, so it cannot signal the supervisor. */
     prctl(PR_SET_DUMPABLE, 0);
     sigemptyset(&blocked);
     sigaddset(&blocked, SIGCHLD);
@@ -190,10 +195,27 @@ static void serve_frame(void)
     free(payload);
 }
 
-int main(void)
+/* As process 1: become the launcher if the worker wants sandboxes and the host allows them. */
+static void try_to_launch(void)
 {
+    /* The trial needs little room: it runs no program. */
+    static const struct work_limits trial = {.bytes = 1u << 20, .files = 64};
+    if (!launcher_connect("/slot/launcher.sock"))
+        return;
+    if (sandbox_is_possible(&trial, why_shared, sizeof why_shared))
+        launcher_main();
+    launcher_disconnect();
+}
+
+int main(int argc, char **argv)
+{
+    is_launched = argc == 2 && !strcmp(argv[1], SUPERVISOR_ARGUMENT) && getpid() != 1;
     set_up_process();
     writable_open_container();
+    if (is_launched)
+        prctl(PR_SET_CHILD_SUBREAPER, 1); /* the orphans of the zygote become children of the supervisor */
+    else
+        try_to_launch();
     connect_to_worker();
     for (;;) {
         wait_for_frame();

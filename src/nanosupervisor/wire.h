@@ -10,7 +10,7 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
-#define PROTOCOL_VERSION 5u
+#define PROTOCOL_VERSION 6u
 
 enum frame_type {
     /* worker -> supervisor */
@@ -50,7 +50,7 @@ struct __attribute__((packed)) listening_address {
 };
 
 struct __attribute__((packed)) configuration {
-    uint8_t highest_level;    /* never use a higher isolation level, even if the host allows it */
+    uint8_t highest_level;    /* the isolation level that the worker wants; the container has a launcher if it is L2 */
     /* The limits of pre-created processes. If a run (a build) requests other limits, it gets a new sandbox. */
     uint64_t file_size_bytes; /* RLIMIT_FSIZE */
     uint32_t open_files;      /* RLIMIT_NOFILE */

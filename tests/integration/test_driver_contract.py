@@ -8,17 +8,21 @@ import os
 import subprocess
 import time
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import aiodocker
 import pytest
 
 from nanoagent.common.units import MIB
+from nanoagent.container.base import NotRecycled, RecyclingFailure
 from nanoagent.container.docker import DockerDriver
 from nanoagent.container.orphans import remove_orphans
 from nanoagent.container.spec import LABEL_WORKER
 from nanoagent.container.worker_home import WorkerHome
 from nanoagent.model.errors import ContainerError
+from nanoagent.model.result import Isolation
+from support.checks.packs import packed
 from support.doubles.fake_driver import FakeDriver
 from support.sandboxes.containers import spec_for, worker_home
 
@@ -205,6 +209,47 @@ def limit_files(container):
 async def test_changing_the_limits_of_no_container_fails(driver):
     with pytest.raises(ContainerError):
         await driver.set_limits("no-such-container", 200 * MIB, share=0.5, most=0.5)
+
+
+async def test_a_recycled_container_takes_code_as_a_new_one_does_and_its_old_session_has_ended(
+    driver, home, tmp_path
+):
+    if isinstance(driver, FakeDriver):
+        driver.recyclable = True
+    (tmp_path / "main.py").write_text("print('hello')\n")
+    directory = home.new_work_directory("one")
+    spec = replace(spec_for(home, directory), isolation=Isolation.SANDBOX)
+    container = await driver.create(spec, directory)
+    assert container.can_be_recycled
+    for _ in range(2):
+        before = container.session
+        await directory.put_code(packed(tmp_path))
+        await before.prepare()
+        await driver.recycle(container)
+        assert {path.name for path in directory.path.iterdir()} == {"hosts"}
+        assert container.session is not before
+        with pytest.raises(ContainerError):
+            await before.prepare()
+    assert container.session.is_usable
+    assert containers_of(driver, home) == [spec.name]
+    await driver.remove(container.id)
+    await directory.remove()
+
+
+async def test_a_dead_container_is_not_recycled(driver, home):
+    if isinstance(driver, FakeDriver):
+        driver.recyclable = True
+    directory = home.new_work_directory("one")
+    spec = replace(spec_for(home, directory), isolation=Isolation.SANDBOX)
+    container = await driver.create(spec, directory)
+    async with heard(driver) as deaths:
+        kill(driver, container.id)
+        await until_told(deaths, container.id)
+    with pytest.raises(NotRecycled) as raised:
+        await driver.recycle(container)
+    assert raised.value.failure is RecyclingFailure.ERROR
+    await driver.remove(container.id)
+    await directory.remove()
 
 
 class TestDockerOnly:

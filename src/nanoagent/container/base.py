@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
 from nanoagent.container.charges import IdleMemory
+from nanoagent.model.errors import ContainerError
 from nanoagent.model.result import Isolation
 from nanoagent.supervisor import wire
 
@@ -17,6 +19,29 @@ if TYPE_CHECKING:
     from nanoagent.container.work_directory import WorkDirectory
     from nanoagent.network.listening_sockets import ListeningSockets
     from nanoagent.supervisor.session import Session
+
+
+class RecyclingFailure(StrEnum):
+    """Why a container could not be made generic again. The values are labels of a metric."""
+
+    RESIDUE = "residue"  # its launcher has found something of the last function
+    PROCESSES = "processes"  # its control group has processes besides the launcher
+    MEMORY = "memory"  # it holds more memory than a new container
+    TIMEOUT = "timeout"  # the launcher or the new supervisor did not answer in time
+    ERROR = "error"  # the container has died, or the engine has failed
+
+
+class NotRecycled(ContainerError):  # noqa: N818 - a state of the container
+    """A container could not be made generic again. It must be removed.
+
+    Args:
+        failure: The kind of the failure.
+        reason: The reason.
+    """
+
+    def __init__(self, failure: RecyclingFailure, reason: str) -> None:
+        super().__init__(f"a container could not be made generic again: {reason}")
+        self.failure = failure
 
 
 def configuration_of(spec: ContainerSpec) -> wire.Configuration:
@@ -55,10 +80,13 @@ class RunningContainer:
         work_directory: The folder on the host that is mounted into it.
         session: The session with its supervisor.
         group: Its control group; None if the files of the group are not visible.
+        process_1: Its process 1, as this machine numbers it; 0 if that is not known.
         isolation: The isolation between two runs in it: `SANDBOX` or `SHARED`.
         isolation_reason: Why the isolation is lower than in the specification; None if it is not lower.
+        can_be_recycled: Whether it can be made generic again, and the result can be checked from outside.
         created_ms: The time that its creation took, ms.
         idle_memory: Measures its memory while it is idle; None if its control group is not visible.
+        generic_bytes: The memory that it held when it was created, without the page cache.
         base_bytes: The memory that it held just after it was bound, without the page cache.
         held_bytes: The memory that it held when it was last measured without a run, without the page cache.
         sandbox_bytes: The memory of one of its sandboxes before a run; 0 if it has not been measured.
@@ -78,13 +106,26 @@ class RunningContainer:
         self.work_directory = work_directory
         self.session = session
         self.group = group
+        self.process_1 = 0
         self.isolation = Isolation.SHARED if isolation_reason else spec.isolation
         self.isolation_reason = isolation_reason
         self.idle_memory = None if group is None else IdleMemory(group)
+        self.can_be_recycled = False
         self.created_ms = 0.0
+        self.generic_bytes = 0
         self.base_bytes = 0
         self.held_bytes = 0
         self.sandbox_bytes = 0
+
+    def renew(self, session: Session) -> None:
+        """Note that the container is generic again.
+
+        Args:
+            session: The session with its new supervisor.
+        """
+        self.session = session
+        self.idle_memory = None if self.group is None else IdleMemory(self.group)
+        self.base_bytes = self.held_bytes = self.sandbox_bytes = 0
 
     @property
     def listening_sockets(self) -> ListeningSockets | None:
@@ -103,6 +144,20 @@ class Driver(Protocol):
         Args:
             spec: The specification of the container.
             work_directory: Its work directory.
+        """
+        ...
+
+    async def recycle(self, container: RunningContainer) -> None:
+        """Make a container generic again: a new supervisor, no code, the limits of its specification.
+
+        Nothing of the function that it has served is left. If that cannot be shown, the container must be
+        removed.
+
+        Args:
+            container: A container that `can_be_recycled`, and that no job has.
+
+        Raises:
+            NotRecycled: Something is left, or the container has died.
         """
         ...
 

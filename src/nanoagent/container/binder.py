@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from nanoagent.common.units import MIB
 from nanoagent.container import charges
+from nanoagent.container.limits import set_limits
 from nanoagent.model.errors import ContainerError
 
 if TYPE_CHECKING:
@@ -76,13 +77,4 @@ class Binder:
 
     async def _set_limits(self, container: RunningContainer, binding: Binding, *, slack_bytes: int) -> None:
         memory_bytes = binding.memory_mb * MIB + slack_bytes
-        try:
-            if container.group is not None:
-                container.group.set_memory_limit(memory_bytes)
-                container.group.set_cpus(binding.cpus, binding.most_cpus)
-                return
-        except PermissionError:
-            pass  # this worker is not root; Docker is root, but needs a thousand times as long
-        except OSError as exc:
-            raise ContainerError(f"the container's limits could not be set: {exc}") from exc
-        await self._driver.set_limits(container.id, memory_bytes, share=binding.cpus, most=binding.most_cpus)
+        await set_limits(self._driver, container, memory_bytes, share=binding.cpus, most=binding.most_cpus)

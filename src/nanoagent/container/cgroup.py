@@ -198,6 +198,14 @@ class ControlGroup(ABC):
     def refused_processes(self) -> int:
         """Return the number of forks that failed because of the limit on processes."""
 
+    @abstractmethod
+    def processes(self) -> list[int]:
+        """Return the IDs of the processes in the group."""
+
+    @abstractmethod
+    def task_count(self) -> int:
+        """Return the number of the group's threads, including those that have ended and are not reaped."""
+
     def close(self) -> None:  # noqa: B027 - a test double has no open files
         """Close the open files. Idempotent."""
 
@@ -261,6 +269,12 @@ class ControlGroupV1(ControlGroup):
 
     def refused_processes(self) -> int:  # noqa: D102
         return _value(self._pids.text("pids.events"), b"max")
+
+    def processes(self) -> list[int]:  # noqa: D102
+        return [int(pid) for pid in (self.pids / "cgroup.procs").read_text().split()]
+
+    def task_count(self) -> int:  # noqa: D102
+        return int((self.pids / "pids.current").read_text())
 
     def close(self) -> None:  # noqa: D102
         self._memory.close()
@@ -328,6 +342,12 @@ class ControlGroupV2(ControlGroup):
 
     def refused_processes(self) -> int:  # noqa: D102
         return _value(self._files.text("pids.events"), b"max")
+
+    def processes(self) -> list[int]:  # noqa: D102
+        return [int(pid) for pid in (self.folder / "cgroup.procs").read_text().split()]
+
+    def task_count(self) -> int:  # noqa: D102
+        return int((self.folder / "pids.current").read_text())
 
     def close(self) -> None:  # noqa: D102
         self._files.close()

@@ -6,14 +6,29 @@ import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from nanoagent.container import cgroup, engine, worker_home
-from nanoagent.container.base import RunningContainer, configuration_of, isolation_failure
+from nanoagent.container import cgroup, engine, proof, worker_home
+from nanoagent.container.base import (
+    NotRecycled,
+    RecyclingFailure,
+    RunningContainer,
+    configuration_of,
+    isolation_failure,
+)
 from nanoagent.container.docker_client import DockerClient
-from nanoagent.container.spec import LABEL_HOME, LABEL_WORKER, ContainerSpec, cpu_limits, create_body
+from nanoagent.container.limits import set_limits
+from nanoagent.container.spec import (
+    LABEL_HOME,
+    LABEL_WORKER,
+    ContainerSpec,
+    cpu_limits,
+    create_body,
+    memory_limit,
+)
 from nanoagent.host.shielding import uninterrupted
 from nanoagent.model.errors import ContainerError
 from nanoagent.model.result import Isolation
 from nanoagent.supervisor import wire
+from nanoagent.supervisor.launcher import ResidueFound
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -22,6 +37,7 @@ if TYPE_CHECKING:
     from nanoagent.supervisor.session import Session
 
 _HELLO_TIMEOUT_S: Final = 30.0
+_CLEAN_TIMEOUT_S: Final = 2.0  # it takes milliseconds; a container that takes longer is removed
 
 
 class DockerDriver:
@@ -39,7 +55,7 @@ class DockerDriver:
         await self.client.close()
 
     async def create(self, spec: ContainerSpec, work_directory: WorkDirectory) -> RunningContainer:  # noqa: D102 - see Driver
-        await work_directory.socket.listen()
+        await work_directory.socket.listen(launcher=spec.isolation is Isolation.SANDBOX)
         if spec.isolation is not Isolation.SANDBOX:
             # The image's /etc/passwd has the user of a sandbox, but not this user.
             work_directory.name_user(spec.uid)
@@ -52,18 +68,18 @@ class DockerDriver:
             pid = int((await self.client.inspect_container(container_id))["State"]["Pid"])
             work_directory.socket.admit(_supervisor_uids(spec, pid))
             session = await _session(spec, work_directory)
-            await session.greet()
-            level, reason = await session.configure(configuration_of(spec))
-            work_directory.socket.take_listening_sockets(
-                spec.listening_addresses, kept=level == wire.LEVEL_SHARED
-            )
+            work_directory.launcher = work_directory.socket.take_launcher(pid)
+            failure = await _configure(spec, work_directory, session)
             group = cgroup.find(pid)
-            failure = isolation_failure(spec, level, reason)
-            return RunningContainer(container_id, spec, work_directory, session, group, failure)
+            container = RunningContainer(container_id, spec, work_directory, session, group, failure)
         except BaseException:
             # A failed or cancelled creation must not leave a container behind.
             await uninterrupted(self._undo(creation, spec.name))
             raise
+        launcher = work_directory.launcher
+        container.process_1 = pid
+        container.can_be_recycled = launcher is not None and launcher.is_process_1 and group is not None
+        return container
 
     async def _undo(self, creation: asyncio.Task[str], name: str) -> None:
         try:
@@ -73,6 +89,37 @@ class DockerDriver:
             await self.client.try_to_remove_container(name)
         else:
             await self.client.try_to_remove_container(container_id)
+
+    async def recycle(self, container: RunningContainer) -> None:  # noqa: D102
+        try:
+            async with asyncio.timeout(_CLEAN_TIMEOUT_S):
+                await _clean(container)
+            await self._make_generic(container)
+        except TimeoutError as exc:
+            reason = f"the launcher did not answer within {_CLEAN_TIMEOUT_S:.0f} s"
+            raise NotRecycled(RecyclingFailure.TIMEOUT, reason) from exc
+        except ResidueFound as exc:
+            raise NotRecycled(RecyclingFailure.RESIDUE, str(exc)) from exc
+        except NotRecycled:
+            raise
+        except (ContainerError, OSError) as exc:
+            raise NotRecycled(RecyclingFailure.ERROR, str(exc)) from exc
+
+    async def _make_generic(self, container: RunningContainer) -> None:
+        """Start a new supervisor in a clean container, as after the creation."""
+        spec, work_directory = container.spec, container.work_directory
+        assert work_directory.launcher is not None  # noqa: S101 - `_clean` has used it
+        await work_directory.renew_socket()
+        await work_directory.clear()
+        await set_limits(self, container, memory_limit(spec), share=spec.cpus, most=spec.cpus)
+        await work_directory.socket.listen()
+        work_directory.socket.admit(_supervisor_uids(spec, container.process_1))
+        await work_directory.launcher.start_supervisor()
+        session = await _session(spec, work_directory)
+        failure = await _configure(spec, work_directory, session)
+        if failure is not None:
+            raise ContainerError(failure)
+        container.renew(session)
 
     async def remove(self, container_id: str) -> None:  # noqa: D102
         await self.client.remove_container(container_id)
@@ -116,6 +163,23 @@ def _supervisor_uids(spec: ContainerSpec, pid: int) -> frozenset[int]:
     # If the container has a separate kernel (gVisor, a virtual machine), a helper of the runtime connects, as
     # root. So root is also admitted. This is no risk: root on the host can do everything without this socket.
     return frozenset({spec.uid if uid is None else uid} | ({0} if spec.docker_runtime else set()))
+
+
+async def _clean(container: RunningContainer) -> None:
+    """Let the launcher clean its container, and check the result from outside."""
+    launcher, group = container.work_directory.launcher, container.group
+    if launcher is None or group is None or not container.can_be_recycled:
+        raise ContainerError("it has no launcher that can be checked from outside")
+    await launcher.clean()
+    await proof.check_alone(group, container.process_1)
+
+
+async def _configure(spec: ContainerSpec, work_directory: WorkDirectory, session: Session) -> str | None:
+    """Greet and configure a supervisor; return why it did not reach the isolation level, or None."""
+    await session.greet()
+    level, reason = await session.configure(configuration_of(spec))
+    work_directory.socket.take_listening_sockets(spec.listening_addresses, kept=level == wire.LEVEL_SHARED)
+    return isolation_failure(spec, level, reason)
 
 
 async def _session(spec: ContainerSpec, work_directory: WorkDirectory) -> Session:

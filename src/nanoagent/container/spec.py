@@ -30,9 +30,9 @@ _INPUT_BYTES: Final = 2 * MIB  # for one payload; a message has at most 1 MiB
 # Memory that a container needs besides a run: for the supervisor, an interpreter that waits, structures of
 # the kernel, and the copy of the code. `binder` measures this memory later, and sets the exact limit.
 _BASE_BYTES: Final = 64 * MIB
-# The supervisor, a zygote, the init process of the run's sandbox, and the two processes of the sandbox that
-# waits. One init process more exists while it is removed.
-_OUR_PROCESSES: Final = 6
+# The launcher, the supervisor, a zygote, the init process of the run's sandbox, and the two processes of the
+# sandbox that waits. One init process more exists while it is removed.
+_OUR_PROCESSES: Final = 7
 
 
 def _seccomp_profiles() -> dict[Isolation, str]:
@@ -142,6 +142,11 @@ def _mounts(spec: ContainerSpec) -> list[dict[str, Any]]:
     return mounts
 
 
+def memory_limit(spec: ContainerSpec) -> int:
+    """Return the limit of memory of a container that is bound to no function, bytes."""
+    return spec.memory_mb * MIB + _BASE_BYTES
+
+
 def cpu_limits(share: float, most: float) -> dict[str, int]:
     """Return the CPU limits of a container, as Docker's API has them.
 
@@ -183,7 +188,7 @@ def _host_config(spec: ContainerSpec) -> dict[str, Any]:
     security = ["no-new-privileges", f"seccomp={SECCOMP_PROFILES[spec.isolation]}"]
     if spec.apparmor is not None:
         security.append(f"apparmor={spec.apparmor}")
-    memory = spec.memory_mb * MIB + _BASE_BYTES
+    memory = memory_limit(spec)
     config: dict[str, Any] = {
         "CapDrop": ["ALL"],
         "SecurityOpt": security,

@@ -2,10 +2,12 @@
 
 * `agent.sock`: the supervisor connects there once, and the connection becomes the session.
 * `listening.sock`: there the supervisor hands over the listening sockets of its runs.
+* `launcher.sock`: there the launcher connects, before it starts the first supervisor. Only containers at
+  isolation level L2 have it.
 
-`agent.sock` is removed when the supervisor has connected, and `listening.sock` when the supervisor has been
-configured. So both are removed before the first run. In addition, the worker accepts a connection only if the
-process at the other end has the user ID of the supervisor.
+`agent.sock` and `launcher.sock` are removed when the supervisor has connected, and `listening.sock` when the
+supervisor has been configured. So all are removed before the first run. In addition, the worker accepts a
+connection only if the process at the other end has the user ID of the supervisor.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 from nanoagent.host import untrusted_fds
 from nanoagent.model.errors import ContainerError
 from nanoagent.network.listening_sockets import ListeningSockets
+from nanoagent.supervisor.launcher import Launcher
 from nanoagent.supervisor.session import Session
 
 if TYPE_CHECKING:
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 
 _SESSION_SOCKET: Final = "agent.sock"
 _LISTENING_SOCKET: Final = "listening.sock"
+_LAUNCHER_SOCKET: Final = "launcher.sock"
 _STREAM_LIMIT: Final = 256 * 1024  # a frame has at most 128 KiB
 # From Python 3.13 on, a server that closes removes the file at its address. That would fail here: the address
 # contains the number of a descriptor that is already closed.
@@ -53,15 +57,17 @@ class SupervisorSocket:
         self._folder = folder
         self._server: asyncio.Server | None = None
         self._channel_listener: socket.socket | None = None
+        self._launcher_listener: socket.socket | None = None
         self._admitted: frozenset[int] | None = None
         self._waiting: list[tuple[int, asyncio.StreamWriter, Session]] = []
         self._session: asyncio.Future[Session] = asyncio.get_running_loop().create_future()
 
-    async def listen(self, uid: int | None = None) -> None:
-        """Listen at both sockets.
+    async def listen(self, uid: int | None = None, *, launcher: bool = False) -> None:
+        """Listen at the sockets.
 
         Args:
             uid: The user ID of the supervisor. If it is None, connections wait until `admit` is called.
+            launcher: Whether process 1 of the container should become a launcher.
 
         Raises:
             ContainerError: The sockets cannot be made.
@@ -82,12 +88,19 @@ class SupervisorSocket:
             # The container's user must be able to connect. The mode 0700 of the worker's folder, above this
             # one, keeps other users of the host out.
             (self._folder / _SESSION_SOCKET).chmod(0o666)
-            self._channel_listener = _bound_in(self._folder, _LISTENING_SOCKET, socket.SOCK_SEQPACKET)
-            self._channel_listener.setblocking(False)
-            self._channel_listener.listen(1)
-            (self._folder / _LISTENING_SOCKET).chmod(0o666)
+            self._channel_listener = self._listen_for_one(_LISTENING_SOCKET)
+            if launcher:
+                self._launcher_listener = self._listen_for_one(_LAUNCHER_SOCKET)
         except OSError as exc:
             raise ContainerError(f"no socket could be made in {self._folder}: {exc}") from exc
+
+    def _listen_for_one(self, name: str) -> socket.socket:
+        """Listen at a socket for messages, at which one connection is expected."""
+        listener = _bound_in(self._folder, name, socket.SOCK_SEQPACKET)
+        listener.setblocking(False)
+        listener.listen(1)
+        (self._folder / name).chmod(0o666)
+        return listener
 
     def admit(self, uids: AbstractSet[int]) -> None:
         """Accept the first connection of these users. All other connections are closed.
@@ -127,6 +140,27 @@ class SupervisorSocket:
         self._close_server()
         return session
 
+    def take_launcher(self, pid: int) -> Launcher | None:
+        """Accept the connection of the launcher, if there is one.
+
+        Call this once, when `session` has returned. The launcher connects before it starts the supervisor, so
+        no wait is necessary.
+
+        Args:
+            pid: Process 1 of the container, as this machine numbers it.
+        """
+        try:
+            connection = self._launcher_listener.accept()[0] if self._launcher_listener is not None else None
+        except OSError:
+            connection = None
+        self._close_launcher_listener()
+        if connection is None:
+            return None
+        connection.setblocking(False)
+        peer_pid, peer_uid = _peer_of(connection)
+        is_process_1 = peer_pid == pid and peer_uid in (self._admitted or ())
+        return Launcher(connection, is_process_1=is_process_1)
+
     def take_listening_sockets(self, wanted: Sequence[ListeningAddress], *, kept: bool) -> None:
         """Accept the connection by which the supervisor hands over listening sockets, if there is one.
 
@@ -151,6 +185,7 @@ class SupervisorSocket:
         """Close the sockets and the session. Idempotent."""
         self._close_server()
         self._close_channel_listener()
+        self._close_launcher_listener()
         if self.listening_sockets is not None:
             self.listening_sockets.close()
         if self._session.done() and not self._session.cancelled():
@@ -169,6 +204,12 @@ class SupervisorSocket:
             self._channel_listener.close()
             self._channel_listener = None
             (self._folder / _LISTENING_SOCKET).unlink(missing_ok=True)
+
+    def _close_launcher_listener(self) -> None:
+        if self._launcher_listener is not None:
+            self._launcher_listener.close()
+            self._launcher_listener = None
+            (self._folder / _LAUNCHER_SOCKET).unlink(missing_ok=True)
 
 
 def _bound_in(folder: Path, name: str, kind: int = socket.SOCK_STREAM) -> socket.socket:
@@ -190,5 +231,10 @@ def _bound_in(folder: Path, name: str, kind: int = socket.SOCK_STREAM) -> socket
 
 def _uid_of(peer: socket.socket) -> int:
     """Return the user ID of the process at the other end."""
-    _, uid, _ = _UCRED.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-    return int(uid)
+    return _peer_of(peer)[1]
+
+
+def _peer_of(peer: socket.socket) -> tuple[int, int]:
+    """Return the process ID and the user ID of the process at the other end, when it connected."""
+    pid, uid, _ = _UCRED.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    return int(pid), int(uid)

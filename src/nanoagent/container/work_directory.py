@@ -2,7 +2,8 @@
 
 ::
 
-    agent.sock          the supervisor connects here; then it is removed (`supervisor_socket`)
+    launcher.sock       the launcher connects here; then it is removed (`supervisor_socket`)
+    agent.sock          the supervisor connects here; then it is removed
     listening.sock      the supervisor connects here to hand over listening sockets; then it is removed
     hosts               the container's /etc/hosts
     passwd, group       the container's /etc/passwd and /etc/group, if its runs have no sandbox
@@ -27,6 +28,8 @@ from nanoagent.model.errors import ContainerError, PlatformError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from nanoagent.supervisor.launcher import Launcher
+
 # In a network without IPv6, getaddrinfo(3) returns the IPv6 address of localhost last (RFC 6724).
 _HOSTS: Final = f"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.0.1\t{HOST_NAME}\n"
 # Formats: passwd(5), group(5).
@@ -47,11 +50,13 @@ class WorkDirectory:
     Attributes:
         path: The folder.
         socket: Awaits the supervisor.
+        launcher: The connection with the launcher of the container; None if it has no launcher.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.socket = SupervisorSocket(path)
+        self.launcher: Launcher | None = None
 
     @classmethod
     def make(cls, path: Path) -> WorkDirectory:
@@ -119,6 +124,11 @@ class WorkDirectory:
         """
         await self._link(program, self.path / "program")
 
+    async def renew_socket(self) -> None:
+        """Close the sockets and the session, and await another supervisor."""
+        await self.socket.close()
+        self.socket = SupervisorSocket(self.path)
+
     async def clear(self) -> None:
         """Remove the code and the program, so that the container can serve another function."""
         for name in ("code", "byte_code", "program"):
@@ -136,6 +146,8 @@ class WorkDirectory:
 
     async def remove(self) -> None:
         """Close the sockets and remove the folder. Idempotent."""
+        if self.launcher is not None:
+            self.launcher.close()
         await self.socket.close()
         await asyncio.to_thread(shutil.rmtree, self.path, ignore_errors=True)
 

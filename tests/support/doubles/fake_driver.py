@@ -9,7 +9,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from nanoagent.common.units import MIB
-from nanoagent.container.base import RunningContainer, configuration_of, isolation_failure
+from nanoagent.container.base import (
+    NotRecycled,
+    RecyclingFailure,
+    RunningContainer,
+    configuration_of,
+    isolation_failure,
+)
 from nanoagent.container.policy import PoolPolicy
 from nanoagent.container.spec import Limits
 from nanoagent.model.errors import ContainerError
@@ -24,6 +30,7 @@ if TYPE_CHECKING:
     from nanoagent.container.cgroup import ControlGroup
     from nanoagent.container.spec import ContainerSpec
     from nanoagent.container.work_directory import WorkDirectory
+    from nanoagent.supervisor.session import Session
 
 _HELLO_TIMEOUT_S = 10.0
 
@@ -70,6 +77,10 @@ class FakeDriver:
         group: The control group of new containers, if any.
         failures: The reasons with which the next creations fail, one for each.
         broken: If set, the reason with which every creation fails.
+        recyclable: Whether new containers can be recycled.
+        residues: The kinds of failure of the next recyclings, one for each.
+        may_recycle: Recyclings wait until it is set. It is set at the start.
+        recycled: The IDs of all recycled containers, in order.
         away: If set, the reason why the engine is unavailable.
         answers: Checks of the engine wait until it is set. It is set at the start.
         may_create: Creations wait until it is set. It is set at the start.
@@ -84,6 +95,10 @@ class FakeDriver:
     group: ControlGroup | None = None
     failures: list[str] = field(default_factory=list)
     broken: str | None = None
+    recyclable: bool = False
+    residues: list[RecyclingFailure] = field(default_factory=list)
+    may_recycle: asyncio.Event = field(default_factory=asyncio.Event)
+    recycled: list[str] = field(default_factory=list)
     away: str | None = None
     answers: asyncio.Event = field(default_factory=asyncio.Event)
     may_create: asyncio.Event = field(default_factory=asyncio.Event)
@@ -98,6 +113,7 @@ class FakeDriver:
     def __post_init__(self) -> None:
         self.answers.set()
         self.may_create.set()
+        self.may_recycle.set()
         self.may_remove.set()
 
     async def create(self, spec: ContainerSpec, directory: WorkDirectory) -> RunningContainer:
@@ -109,10 +125,7 @@ class FakeDriver:
             await self.may_create.wait()
             self._fail_on_demand()
             serving = asyncio.create_task(supervisor.serve(directory.path / "agent.sock"))
-            session = await directory.socket.session(_HELLO_TIMEOUT_S)
-            await session.greet()
-            level, reason = await session.configure(configuration_of(spec))
-            directory.socket.take_listening_sockets(spec.listening_addresses, kept=level == wire.LEVEL_SHARED)
+            session, failure = await _configured_session(spec, directory)
         except BaseException:
             if serving is not None:
                 await _end(supervisor, serving)
@@ -122,9 +135,27 @@ class FakeDriver:
         container_id = f"fake-{next(self._numbers)}"
         self.running[container_id] = FakeContainer(spec, supervisor, serving)
         self.created.append(spec)
-        return RunningContainer(
-            container_id, spec, directory, session, self.group, isolation_failure(spec, level, reason)
-        )
+        container = RunningContainer(container_id, spec, directory, session, self.group, failure)
+        container.can_be_recycled = self.recyclable
+        return container
+
+    async def recycle(self, container: RunningContainer) -> None:
+        await self.may_recycle.wait()
+        fake = self.running.get(container.id)
+        if fake is None or fake.serving.done():
+            raise NotRecycled(RecyclingFailure.ERROR, "the container has ended")
+        if self.residues:
+            raise NotRecycled(self.residues.pop(0), "residue was planted")
+        directory = container.work_directory
+        await _end(fake.supervisor, fake.serving)
+        await directory.renew_socket()
+        await directory.clear()
+        await directory.socket.listen(os.getuid())
+        fake.supervisor = FakeSupervisor(self.script)
+        fake.serving = asyncio.create_task(fake.supervisor.serve(directory.path / "agent.sock"))
+        session, _ = await _configured_session(container.spec, directory)
+        container.renew(session)
+        self.recycled.append(container.id)
 
     def _fail_on_demand(self) -> None:
         self._fail_when_away()
@@ -184,6 +215,14 @@ class FakeDriver:
         self.away = None
         for container_id in list(self.running):
             await self.remove(container_id)
+
+
+async def _configured_session(spec: ContainerSpec, directory: WorkDirectory) -> tuple[Session, str | None]:
+    session = await directory.socket.session(_HELLO_TIMEOUT_S)
+    await session.greet()
+    level, reason = await session.configure(configuration_of(spec))
+    directory.socket.take_listening_sockets(spec.listening_addresses, kept=level == wire.LEVEL_SHARED)
+    return session, isolation_failure(spec, level, reason)
 
 
 async def _end(supervisor: FakeSupervisor, serving: asyncio.Task[None]) -> None:

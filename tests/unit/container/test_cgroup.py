@@ -402,6 +402,12 @@ class Counters(ControlGroup):
     def oom_kills(self) -> int:
         return self.kills
 
+    def processes(self) -> list[int]:
+        raise NotImplementedError
+
+    def task_count(self) -> int:
+        raise NotImplementedError
+
     def refused_processes(self) -> int:
         return self.refused
 

@@ -1006,6 +1006,12 @@ class Group(ControlGroup):
     def oom_kills(self) -> int:
         return 0
 
+    def processes(self) -> list[int]:
+        raise NotImplementedError
+
+    def task_count(self) -> int:
+        raise NotImplementedError
+
     def refused_processes(self) -> int:
         return 0
 

@@ -78,7 +78,7 @@ def test_memory_is_limited_and_swap_is_none():
 def test_cpu_and_processes_are_limited():
     assert HOST["CpuQuota"] / HOST["CpuPeriod"] == 0.5
     assert HOST["CpuShares"] == 512
-    assert HOST["PidsLimit"] == 70
+    assert HOST["PidsLimit"] == 71
 
 
 @pytest.mark.parametrize(("place", "size"), [("/tmp", 10), ("/work", 20), ("/output", 30), ("/dev/shm", 50)])

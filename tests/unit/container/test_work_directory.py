@@ -5,6 +5,7 @@ import errno
 import fcntl
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -197,6 +198,29 @@ async def test_once_connected_there_is_no_socket_any_more(directory):
     directory.socket.take_listening_sockets((), kept=True)
     assert [path.name for path in directory.path.iterdir()] == ["hosts"]
     writer.close()
+
+
+@pytest.mark.parametrize(("pid", "uid", "expected"), [(0, 0, True), (1, 0, False), (0, 1, False)])
+async def test_only_process_1_is_a_launcher(directory, pid, uid, expected):
+    """A connection of another process or user stays open, so that the container lives, but proves nothing."""
+    await directory.socket.listen(os.getuid() + uid, launcher=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as theirs:
+        theirs.connect(str(directory.path / "launcher.sock"))
+        launcher = directory.socket.take_launcher(os.getpid() + pid)
+        assert launcher.is_process_1 is expected
+        assert not (directory.path / "launcher.sock").exists()
+        launcher.close()
+
+
+async def test_without_a_launcher_there_is_no_socket_for_it(directory):
+    await directory.socket.listen(os.getuid())
+    assert not (directory.path / "launcher.sock").exists()
+    assert directory.socket.take_launcher(os.getpid()) is None
+
+
+async def test_a_launcher_that_has_not_connected_is_none(directory):
+    await directory.socket.listen(os.getuid(), launcher=True)
+    assert directory.socket.take_launcher(os.getpid()) is None
 
 
 async def test_the_user_of_a_container_gets_a_name_that_any_user_can_look_up(directory):

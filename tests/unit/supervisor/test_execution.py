@@ -78,6 +78,12 @@ class Group(ControlGroup):
     def oom_kills(self) -> int:
         return self._kills if self._reads else 0
 
+    def processes(self) -> list[int]:
+        raise NotImplementedError
+
+    def task_count(self) -> int:
+        raise NotImplementedError
+
     def refused_processes(self) -> int:
         return self._refused if self._reads else 0
 
