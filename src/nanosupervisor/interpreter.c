@@ -6,8 +6,6 @@
 #include <string.h>
 #include <unistd.h>
 
-const struct interpreter no_interpreter = {.kind = KIND_EXEC};
-
 enum { OUR_VARIABLES = 3, MAX_VARIABLES = 8 };
 
 char *interpreter_environment[MAX_VARIABLES + 1] = {
@@ -24,7 +22,7 @@ static enum kind kind_named(const char *name)
 void interpreter_read(struct interpreter *interpreter)
 {
     static char text[4096];
-    *interpreter = no_interpreter;
+    *interpreter = (struct interpreter){.kind = KIND_EXEC};
     int file = open("/nanosupervisor/interpreter", O_RDONLY | O_CLOEXEC);
     if (file < 0)
         return;

@@ -2,17 +2,19 @@
  * interpreted languages have it.
  *
  * The first line of the file is `standby` or `zygote`. Then come variables for the interpreter's
- * environment, NAME=value, and the words of a command, one a line; the first word is a path. A standby process is
- * started in a sandbox, ahead of its one run. A zygote is started once, outside all sandboxes, and forks a
- * process into each sandbox. */
+ * environment, NAME=value, and the words of a command, one a line; the first word is a path. The command starts the
+ * zygote, once and outside all sandboxes. The zygote forks a process into each sandbox, ahead of its one run. */
 #ifndef INTERPRETER_H
 #define INTERPRETER_H
 
 #define MAX_WORDS 64
 
-/* The kind of the pre-created process. KIND_EXEC is a process of the supervisor's own code that executes
- * any program. */
-enum kind { KIND_EXEC, KIND_STANDBY, KIND_ZYGOTE };
+/* The kind of the pre-created process. */
+enum kind {
+    KIND_EXEC,    /* a process of the supervisor's own code, which executes any program */
+    KIND_STANDBY, /* the zygote has loaded the interpreter's libraries; each process starts the interpreter itself */
+    KIND_ZYGOTE,  /* the zygote has started the interpreter, and imported modules */
+};
 
 struct interpreter {
     enum kind kind;
@@ -20,8 +22,7 @@ struct interpreter {
     char *words[MAX_WORDS + 1];
 };
 
-/* The value for an image without the file, or with an invalid file: KIND_EXEC. */
-extern const struct interpreter no_interpreter;
+/* Read the file. The kind is KIND_EXEC if the image has no file, or an invalid one. */
 void interpreter_read(struct interpreter *interpreter);
 /* The whole environment of a waiting interpreter. The run can see it in /proc/self/environ. */
 extern char *interpreter_environment[];

@@ -26,7 +26,7 @@ enum names {
 
 /* Supervisor -> pre-created process: this header, then `length` bytes of NUL-terminated strings: the
  * arguments, then the environment. If the program cannot be executed, the process answers with a u32 errno
- * and ends. A process of the zygote does not answer: it writes the reason to standard error. */
+ * and ends. A process of the zygote of Python does not answer: it writes the reason to standard error. */
 struct __attribute__((packed)) job {
     uint32_t length;
     uint32_t argument_count;

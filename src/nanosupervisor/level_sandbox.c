@@ -39,7 +39,7 @@ static int owes_ready;         /* the worker waits for READY */
 static void start_zygote(void)
 {
     waiting_discard();
-    if (setup.interpreter.kind == KIND_ZYGOTE)
+    if (setup.interpreter.kind != KIND_EXEC)
         zygote_start(&setup.interpreter, setup.modules, setup.modules_length);
     setup.zygote_has_code_modules = 0;
 }
@@ -52,7 +52,7 @@ static struct purpose usual_purpose(void)
 /* Begin to create sandboxes until `count` exist. */
 static void precreate(size_t count, const struct purpose *purpose)
 {
-    if (purpose->kind == KIND_ZYGOTE && !zygote_is_running())
+    if (purpose->kind != KIND_EXEC && !zygote_is_running())
         start_zygote();
     waiting_fill(count, purpose);
 }
@@ -67,7 +67,7 @@ static void set_up(const struct settings *settings)
     memcpy(setup.modules, settings->modules, settings->modules_length);
     interpreter_read(&setup.interpreter);
     sandbox_prepare_supervisor();
-    waiting_set_up(&setup.interpreter, &settings->work);
+    waiting_set_up(&settings->work);
     start_zygote();
     const struct purpose purpose = usual_purpose();
     precreate(1, &purpose);

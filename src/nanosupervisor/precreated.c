@@ -65,8 +65,7 @@ __attribute__((noreturn)) static void wait_for_job(void)
     _exit(127);
 }
 
-void precreated_main(const int own[PROCESS_DESCRIPTORS], const struct confinement *confinement,
-                     const struct interpreter *interpreter)
+void precreated_main(const int own[PROCESS_DESCRIPTORS], const struct confinement *confinement)
 {
     sigset_t none;
     sigemptyset(&none);
@@ -77,8 +76,5 @@ void precreated_main(const int own[PROCESS_DESCRIPTORS], const struct confinemen
     /* Replaces init's control socket: no report can be sent from here on. */
     dup2(own[PROCESS_JOB], JOB_SOCKET);
     close_range(JOB_SOCKET + 1, ~0u, 0);
-    if (interpreter->kind == KIND_EXEC)
-        wait_for_job();
-    execve(interpreter->words[0], interpreter->words, interpreter_environment);
-    _exit(127);
+    wait_for_job();
 }

@@ -3,12 +3,10 @@
 #define PRECREATED_H
 
 #include "confine.h"
-#include "interpreter.h"
 #include "job.h"
 
-/* Run as that process: confine it, then wait here for the job, or execute the interpreter that waits for it. */
+/* Run as that process: confine it, wait for the job, and execute it. */
 __attribute__((noreturn)) void precreated_main(const int own[PROCESS_DESCRIPTORS],
-                                               const struct confinement *confinement,
-                                               const struct interpreter *interpreter);
+                                               const struct confinement *confinement);
 
 #endif

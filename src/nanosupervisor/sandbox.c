@@ -114,12 +114,13 @@ static void close_process_ends(struct sandbox *sandbox)
 }
 
 void sandbox_begin(struct sandbox *sandbox, const struct work_limits *work, const struct confinement *confinement,
-                   const struct interpreter *interpreter)
+                   enum kind kind)
 {
-    struct sandbox_plan plan = {.confinement = *confinement, .interpreter = interpreter, .work = *work};
+    struct sandbox_plan plan = {.confinement = *confinement, .work = *work};
     open_channels(sandbox, &plan.control);
     sandbox->confinement = *confinement;
-    sandbox->parent = interpreter->kind == KIND_ZYGOTE ? PARENT_ZYGOTE : PARENT_INIT;
+    sandbox->kind = kind;
+    sandbox->parent = kind == KIND_EXEC ? PARENT_INIT : PARENT_ZYGOTE;
     if (sandbox->parent == PARENT_INIT)
         memcpy(plan.process, sandbox->process, sizeof plan.process);
     else
@@ -246,9 +247,9 @@ void sandbox_attach_code(struct sandbox *sandbox, enum names names)
     const char byte = (char)names;
     sandbox->names = names;
     /* If the process has ended, its socket shows that later. */
-    if (sandbox->parent == PARENT_ZYGOTE)
+    if (sandbox->kind == KIND_ZYGOTE)
         send(sandbox->job, &byte, 1, MSG_NOSIGNAL);
-    if (sandbox->parent == PARENT_ZYGOTE && names == NAMES_UNKNOWN)
+    if (sandbox->kind == KIND_ZYGOTE && names == NAMES_UNKNOWN)
         sandbox->stage = STAGE_EXAMINING;
     else
         begin_to_attach(sandbox);
@@ -390,7 +391,7 @@ static struct report try_once(const struct work_limits *work)
         snprintf(failure.step, sizeof failure.step, "%s", failed);
         return failure;
     }
-    sandbox_begin(&sandbox, work, &confinement, &no_interpreter);
+    sandbox_begin(&sandbox, work, &confinement, KIND_EXEC);
     wait_until(&sandbox, STAGE_WAITING);
     if (sandbox.stage == STAGE_WAITING) {
         sandbox_attach_code(&sandbox, NAMES_UNKNOWN);

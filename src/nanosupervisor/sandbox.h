@@ -27,7 +27,7 @@ enum stage {
     STAGE_FORKING,   /* the zygote forks the pre-created process: ZYGOTE_FORKED. Skipped if init forks it */
     STAGE_STARTING,  /* the pre-created process confines itself, and starts: JOB_READY */
     STAGE_WAITING,   /* the process waits for its job; the code is not mounted. sandbox_attach_code() ends it */
-    STAGE_EXAMINING, /* the process looks at the names in the code: NAMES_FREE or NAMES_TAKEN. Only PARENT_ZYGOTE, and only
+    STAGE_EXAMINING, /* the process looks at the names in the code: NAMES_FREE or NAMES_TAKEN. Only KIND_ZYGOTE, and only
                         if the supervisor does not know them */
     STAGE_ATTACHING, /* init mounts the code: REPORT_ATTACHED */
     STAGE_ATTACHED,  /* a job can start */
@@ -43,6 +43,7 @@ struct sandbox {
     int job;                            /* socket to the pre-created process (job.h) */
     int in;                             /* write end of its standard input */
     int out, err;                       /* read ends of its standard output and error */
+    enum kind kind;                     /* of its pre-created process */
     enum program_parent parent;
     int process[PROCESS_DESCRIPTORS];   /* PARENT_ZYGOTE, STAGE_CLONED: for the process; else -1 */
     struct confinement confinement;     /* of the process */
@@ -64,7 +65,7 @@ void sandbox_prepare_supervisor(void);
 
 /* Begin to create a sandbox, and return without waiting. */
 void sandbox_begin(struct sandbox *sandbox, const struct work_limits *work, const struct confinement *confinement,
-                   const struct interpreter *interpreter);
+                   enum kind kind);
 /* Write the descriptors with the sandbox's next messages to `events`, and return their number. Messages of the
  * zygote are not among them: zygote_fd(). */
 size_t sandbox_watch(const struct sandbox *sandbox, struct pollfd events[SANDBOX_EVENTS]);

@@ -85,7 +85,7 @@ static void fork_precreated_process(const struct sandbox_plan *plan)
     program = fork();
     must(program < 0, "fork");
     if (program == 0)
-        precreated_main(plan->process, &plan->confinement, plan->interpreter);
+        precreated_main(plan->process, &plan->confinement);
     for (int i = 0; i < PROCESS_DESCRIPTORS; i++)
         close(plan->process[i]);
 }
@@ -131,12 +131,29 @@ static void close_directories(void)
 
 /* ---- serving the supervisor --------------------------------------------------------------------------- */
 
-/* Kill and reap every process except init. A process that has received SIGKILL cannot fork any more, so
- * one pass reaches all processes. kernel/fork.c */
+/* Reap processes that have ended. Return whether init has other children.
+ *
+ * When a process ends, the kernel makes its children those of init, or of an ancestor that has asked for them. A run
+ * cannot give a process to a parent outside the sandbox (CLONE_PARENT, filter.c). So after the program's end, init
+ * has a child while any process of the run is left. */
+static int has_children(void)
+{
+    pid_t pid;
+    while ((pid = waitpid(-1, NULL, WNOHANG | __WALL)) > 0)
+        ;
+    return pid == 0;
+}
+
+/* Kill and reap every process except init, after the program has ended. A process that has received SIGKILL cannot
+ * fork any more, so one pass reaches all processes. kernel/fork.c
+ *
+ * kill(-1) looks at every process of the host, and most programs leave none behind. */
 static void kill_run(void)
 {
+    if (!has_children())
+        return;
     kill(-1, SIGKILL);
-    while (waitpid(-1, NULL, 0) > 0 || errno == EINTR)
+    while (waitpid(-1, NULL, __WALL) > 0 || errno == EINTR)
         ;
 }
 

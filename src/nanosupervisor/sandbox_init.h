@@ -4,7 +4,6 @@
 #define SANDBOX_INIT_H
 
 #include "confine.h"
-#include "interpreter.h"
 #include "job.h"
 #include "sandbox_mounts.h"
 
@@ -13,7 +12,6 @@ struct sandbox_plan {
     int control;                      /* the socket to the supervisor (control.h) */
     int process[PROCESS_DESCRIPTORS]; /* of the pre-created process; all -1: the zygote forks it, not init */
     struct confinement confinement;   /* of that process */
-    const struct interpreter *interpreter;
     struct work_limits work;
 };
 

@@ -5,8 +5,8 @@
 //
 //   node --expose-internals --snapshot-blob /nanosupervisor/standby.blob --build-snapshot standby.js
 //
-// The supervisor starts a process from the snapshot, as `/usr/bin/node index.js` with the environment
-// variable NODE_OPTIONS=--snapshot-blob=/nanosupervisor/standby.blob. Its start-up is then already done. The
+// The zygote (docker/nodejs/zygote.c) forks a process that starts from the snapshot, as `/usr/bin/node index.js` with the
+// environment variable NODE_OPTIONS=--snapshot-blob=/nanosupervisor/standby.blob. Its start-up is then already done. The
 // process sends 'r' on descriptor 3, waits there for its job (job.h), and then does the same as
 // `node index.js`.
 //

@@ -17,8 +17,9 @@
  *                                            it, and exits
  *   supervisor           launcher            the sockets to the worker, the run, and a descriptor of each writable
  *                                            directory of the container and of the sandbox
- *   zygote               supervisor          only in the Python image: an interpreter that has started already; forks
- *                                            a process into each sandbox and reaps it
+ *   zygote               supervisor          in the Python image, an interpreter that has started already; in the
+ *                                            Node.js image, one that has only loaded its libraries. Forks a process
+ *                                            into each sandbox and reaps it
  *   init                 supervisor          process 1 of one sandbox: makes its mounts and its network, kills and reaps
  *                                            its processes
  *   pre-created process  init or the zygote  one in each sandbox, confined: waits for one job and becomes the program

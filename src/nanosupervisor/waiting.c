@@ -16,7 +16,6 @@ struct entry {
 };
 
 static struct {
-    const struct interpreter *interpreter;
     struct work_limits work;
     int has_code;
     struct purpose purpose; /* of all entries */
@@ -26,9 +25,8 @@ static struct {
     enum names names; /* of this code, for processes of this zygote */
 } waiting = {.names = NAMES_UNKNOWN};
 
-void waiting_set_up(const struct interpreter *interpreter, const struct work_limits *work)
+void waiting_set_up(const struct work_limits *work)
 {
-    waiting.interpreter = interpreter;
     waiting.work = *work;
 }
 
@@ -42,11 +40,10 @@ static int is_complete(const struct sandbox *sandbox)
 static void begin_one(void)
 {
     struct entry *entry = &waiting.entries[waiting.count++];
-    int can_wait = waiting.purpose.kind != KIND_EXEC && !waiting.failures &&
-                   (waiting.purpose.kind != KIND_ZYGOTE || zygote_is_running());
+    int can_wait = waiting.purpose.kind != KIND_EXEC && !waiting.failures && zygote_is_running();
     *entry = (struct entry){0};
     sandbox_begin(&entry->sandbox, &waiting.work, &waiting.purpose.confinement,
-                  can_wait ? waiting.interpreter : &no_interpreter);
+                  can_wait ? waiting.purpose.kind : KIND_EXEC);
     if (entry->sandbox.stage == STAGE_FAILED)
         waiting.failures++;
 }

@@ -28,8 +28,8 @@ struct purpose {
     struct confinement confinement;
 };
 
-/* Set the facts that are the same for all sandboxes of the container. `interpreter` must stay valid. */
-void waiting_set_up(const struct interpreter *interpreter, const struct work_limits *work);
+/* Set the limits that are the same for all sandboxes of the container. */
+void waiting_set_up(const struct work_limits *work);
 /* Begin to create sandboxes for this purpose until `count` exist. Those that have failed are replaced. */
 void waiting_fill(size_t count, const struct purpose *purpose);
 /* Have the code mounted into all sandboxes that wait, and into later ones, as soon as possible. */

@@ -1,6 +1,6 @@
-/* The supervisor's side of the zygote. The zygote is a process whose interpreter has already started. It forks
- * a process into each sandbox, and never sees code, input or output of a run. Its own side is zygote_module.c
- * and zygote.py. */
+/* The supervisor's side of the zygote. The zygote is a process whose interpreter has already started, or has at least
+ * loaded its libraries. It forks a process into each sandbox, and never sees code, input or output of a run. Its own
+ * side is zygote_server.c, with zygote_module.c and zygote.py for Python, and docker/nodejs/zygote.c for Node.js. */
 #ifndef ZYGOTE_H
 #define ZYGOTE_H
 

@@ -7,182 +7,16 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
-#include "confine.h"
-#include "descriptors.h"
-#include "job.h"
 #include "zygote_config.h"
 #include "zygote_imports.h"
 #include "zygote_program.h"
-#include "zygote_protocol.h"
+#include "zygote_server.h"
 
 #include <dlfcn.h>
 #include <errno.h>
-#include <fcntl.h>
-#include <poll.h>
-#include <sched.h>
 #include <signal.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/random.h>
-#include <sys/resource.h>
-#include <sys/signalfd.h>
-#include <sys/socket.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
-#define CONTROL 3
-#define SETUP_FAILED 125 /* exit status of a forked process that could not enter its sandbox or confine itself */
-
-struct request {
-    char bytes[MAX_ZYGOTE_MESSAGE + 1];
-    size_t length;
-    int descriptors[FORK_DESCRIPTORS];
-    size_t descriptor_count;
-};
-
-static int child_ended = -1; /* signalfd: SIGCHLD, which is blocked */
-static int own_pid_namespace = -1;
-
-/* --- a process for a run */
-
-__attribute__((noreturn)) static void fail(const char *step)
-{
-    dprintf(STDERR_FILENO, "nanosupervisor: a process for the run could not be created: %s: %s\n", step,
-            strerror(errno));
-    _exit(SETUP_FAILED);
-}
-
-/* The signal handlers remain, because any interpreter has these handlers. */
-static void unblock_signals(void)
-{
-    sigset_t none;
-    sigemptyset(&none);
-    sigprocmask(SIG_SETMASK, &none, NULL);
-}
-
-/* The received descriptors have higher numbers than their targets here, because set_up() has filled the low
- * numbers. */
-static void take_descriptors(const int *descriptors)
-{
-    if (dup2(descriptors[PROCESS_IN], STDIN_FILENO) < 0 || dup2(descriptors[PROCESS_OUT], STDOUT_FILENO) < 0 ||
-        dup2(descriptors[PROCESS_ERR], STDERR_FILENO) < 0 || dup2(descriptors[PROCESS_JOB], JOB_SOCKET) < 0)
-        fail("take its descriptors");
-    if (close_range(JOB_SOCKET + 1, ~0u, 0))
-        fail("close the zygote's descriptors");
-}
-
-static void enter_sandbox(const struct fork_request *request, const int *descriptors)
-{
-    uint32_t namespaces = request->namespaces & ~(uint32_t)CLONE_NEWPID; /* the fork has entered this one */
-    if (namespaces && setns(descriptors[FORK_INIT], (int)namespaces))
-        fail("enter its namespaces");
-    take_descriptors(descriptors);
-    unblock_signals();
-    if (chdir("/"))
-        fail("chdir to its root");
-    if (confine(&request->confinement, JOB_SOCKET))
-        fail("confine");
-}
-
-/* Fork a process into a sandbox. Return its number or a negative errno; in the process itself, 0. */
-static int32_t fork_process(const struct fork_request *wanted, const struct request *request)
-{
-    int enters = wanted->namespaces != 0;
-    pid_t pid;
-    if (request->descriptor_count != (enters ? FORK_DESCRIPTORS : FORK_DESCRIPTORS - 1))
-        return -EINVAL;
-    if (enters && setns(request->descriptors[FORK_INIT], CLONE_NEWPID))
-        return -errno;
-    PyOS_BeforeFork();
-    pid = fork();
-    if (pid == 0) {
-        enter_sandbox(wanted, request->descriptors);
-        PyOS_AfterFork_Child();
-        return 0;
-    }
-    int failure = errno;
-    PyOS_AfterFork_Parent();
-    /* Release the sandbox's process namespace. In most set-ups this fails, because the zygote has no rights
-     * over the container's process namespace. Then the next fork releases it. */
-    if (enters)
-        (void)!setns(own_pid_namespace, CLONE_NEWPID);
-    return pid > 0 ? pid : -failure;
-}
-
-/* --- messages */
-
-static void answer(const void *message, size_t size)
-{
-    if (send(CONTROL, message, size, MSG_NOSIGNAL) < 0)
-        _exit(0); /* the supervisor has ended, and the container with it */
-}
-
-static void receive(struct request *request)
-{
-    ssize_t got = descriptors_receive(CONTROL, request->bytes, MAX_ZYGOTE_MESSAGE, request->descriptors,
-                                      FORK_DESCRIPTORS, &request->descriptor_count, 0);
-    if (got <= 0)
-        _exit(0);
-    request->length = (size_t)got;
-}
-
-static uint64_t microseconds(struct timeval time)
-{
-    return (uint64_t)time.tv_sec * 1000000u + (uint64_t)time.tv_usec;
-}
-
-static void report_ended(void)
-{
-    struct signalfd_siginfo signals;
-    struct rusage use;
-    int status;
-    pid_t pid;
-    (void)!read(child_ended, &signals, sizeof signals); /* one signal may stand for several ends */
-    while ((pid = wait4(-1, &status, WNOHANG, &use)) > 0) {
-        const struct ended ended = {ZYGOTE_ENDED, pid, status, microseconds(use.ru_utime), microseconds(use.ru_stime)};
-        answer(&ended, sizeof ended);
-    }
-}
-
-/* Serve one ZYGOTE_FORK. Return 1 in the zygote, 0 in the new process. */
-static int serve_fork(const struct request *request)
-{
-    struct fork_request wanted;
-    struct forked forked = {ZYGOTE_FORKED, -EINVAL};
-    if (request->length == sizeof wanted) {
-        memcpy(&wanted, request->bytes, sizeof wanted);
-        forked.pid = fork_process(&wanted, request);
-        if (forked.pid == 0)
-            return 0;
-    }
-    for (size_t i = 0; i < request->descriptor_count; i++)
-        close(request->descriptors[i]);
-    answer(&forked, sizeof forked);
-    return 1;
-}
-
-/* Serve all ZYGOTE_FORK messages here, because Python would take time. Return 1 when a ZYGOTE_PRELOAD has
- * arrived, 0 in a new process. */
-static int serve_forks(struct request *request)
-{
-    struct pollfd events[] = {{CONTROL, POLLIN, 0}, {child_ended, POLLIN, 0}};
-    for (;;) {
-        if (poll(events, 2, -1) < 0)
-            continue;
-        if (events[1].revents)
-            report_ended();
-        if (!events[0].revents)
-            continue;
-        receive(request);
-        if (request->bytes[0] == ZYGOTE_PRELOAD)
-            return 1;
-        if (request->bytes[0] == ZYGOTE_FORK && !serve_fork(request))
-            return 0;
-    }
-}
 
 /* --- random numbers */
 
@@ -239,25 +73,8 @@ static void take_openssl_numbers_from_kernel(void)
 
 /* --- the module */
 
-static void set_up(void)
-{
-    sigset_t child;
-    int filler;
-    while ((filler = open("/dev/null", O_RDWR | O_CLOEXEC)) >= 0 && filler <= CONTROL)
-        ; /* forked processes replace 0 to 3, so nothing else may have these numbers here */
-    close(filler);
-    own_pid_namespace = open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC);
-    fcntl(CONTROL, F_SETFD, FD_CLOEXEC);
-    sigemptyset(&child);
-    sigaddset(&child, SIGCHLD);
-    sigprocmask(SIG_BLOCK, &child, NULL);
-    child_ended = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
-    /* A run has the same user id. It must not be able to inspect this process or a pre-created one. */
-    prctl(PR_SET_DUMPABLE, 0);
-}
-
 /* Return the names of a ZYGOTE_PRELOAD message: (modules, entries of the code's directory). */
-static PyObject *names_of(struct request *request)
+static PyObject *names_of(struct zygote_request *request)
 {
     PyObject *modules = PyList_New(0), *entries = PyList_New(0), *list = modules;
     const char *end = request->bytes + request->length;
@@ -275,18 +92,21 @@ static PyObject *names_of(struct request *request)
 
 static PyObject *module_serve(PyObject *Py_UNUSED(module), PyObject *arguments)
 {
-    static struct request request;
+    static const struct zygote_hooks hooks = {PyOS_BeforeFork, PyOS_AfterFork_Parent, PyOS_AfterFork_Child};
+    static struct zygote_request request;
+    static int is_set_up;
     const char *first;
     Py_ssize_t length;
     if (!PyArg_ParseTuple(arguments, "y#", &first, &length))
         return NULL;
-    if (child_ended < 0)
-        set_up();
+    if (!is_set_up)
+        zygote_set_up();
+    is_set_up = 1;
     take_openssl_numbers_from_kernel();
     if (program_freeze())
         return NULL;
-    answer(first, (size_t)length);
-    if (serve_forks(&request))
+    zygote_answer(first, (size_t)length);
+    if (zygote_serve(&request, &hooks)) /* in C, because Python would take time */
         return names_of(&request);
     if (program_note_start())
         return NULL;

@@ -19,7 +19,9 @@ const ENVIRONMENT = { PATH: '/usr/local/bin:/usr/bin:/bin', HOME: '/tmp', LANG: 
 // The image says how a standby process is started: variables, then the command.
 const [, ...lines] = fs.readFileSync('/nanosupervisor/interpreter', 'utf8').trim().split('\n');
 const command = lines.filter((line) => !line.includes('='));
-const variables = Object.fromEntries(lines.filter((line) => line.includes('=')).map(split));
+// Without the zygote: a standby process then starts alone, as after a fork of the zygote.
+const isPreload = (line) => line.startsWith('LD_PRELOAD=');
+const variables = Object.fromEntries(lines.filter((line) => line.includes('=') && !isPreload(line)).map(split));
 
 function split(entry) {
   const middle = entry.indexOf('=');
