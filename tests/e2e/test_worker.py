@@ -322,9 +322,9 @@ async def published_by(worker: WorkerUnderTest) -> AsyncIterator[list[str]]:
         await task
 
 
-# The launcher and the supervisor; for Python and Node.js the zygote; and for each pre-created sandbox its init and
-# its process that waits. There are two sandboxes, but only one in a container of Node.js without code
-# (docs/adr/0025).
+# The launcher and the supervisor; for Python and Node.js the zygote; and for each pre-created sandbox its
+# init and its process that waits. There are two sandboxes, but only one in a container of Node.js without
+# code (docs/adr/0025).
 IDLE_PROCESSES = {"python": {7}, "nodejs": {5, 7}, "cpp": {6}, "go": {6}}
 
 
