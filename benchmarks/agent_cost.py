@@ -86,7 +86,7 @@ _SHOWN_LINES: Final = 10
 
 # The frames of the stub; the layouts are those of src/nanosupervisor/wire.h.
 _HEADER: Final = struct.Struct("<Ic")
-_READY: Final = struct.pack("<IIQ", 0, 1, 20)
+_READY: Final = struct.pack("<IIQB", 0, 1, 20, 0)
 _EXIT: Final = struct.pack("<IIQQQQQIIII", 0, 0, 3000, 0, 0, 6, 0, 6, 0, 0, 0)
 # The output of a build, whose container has no next run: the file `program`.
 _BUILT: Final = wire.frame(wire.FILE, struct.pack("<Q", 4) + b"program") + wire.frame(wire.DATA, b"\x7fELF")

@@ -107,6 +107,10 @@ SETTINGS_KO: Final = {
         "Python이 미리 불러 두는 모듈: auto(함수 코드가 import하는 큰 모듈), none, "
         "또는 모든 함수에 쓸 이름 목록(쉼표로 구분)"
     ),
+    "function_reuse": (
+        "작업이 같은 함수의 이전 실행에서 재사용할 수 있는 것: imports(`reuse: imports`인 작업은 설치된 "
+        "Python 패키지를 미리 import해 둔 상태로 실행), 또는 none"
+    ),
     "python_bytecode": (
         "auto: Python 코드를 백그라운드에서 한 번 컴파일하고 이후 실행이 그 바이트코드를 씀; "
         "never: 실행마다 import한 모듈을 컴파일함"
@@ -360,6 +364,7 @@ GROUPS: Final = (
             "build_cache",
             "failure_memory_seconds",
             "python_preload",
+            "function_reuse",
             "python_bytecode",
         ),
     ),

@@ -352,6 +352,7 @@ def send(  # noqa: PLR0913, PLR0917 - options of a command line
     locale: Annotated[
         str, typer.Option(help="Language of hints and errors, ko or en; default: that of the shell.")
     ] = "",
+    reuse: Annotated[str, typer.Option(help="imports: reuse the imports of installed packages.")] = "",
     wait_s: Annotated[
         float, typer.Option("--wait", help="Seconds to wait for the result; 0: do not wait.")
     ] = 60,
@@ -381,6 +382,7 @@ def send(  # noqa: PLR0913, PLR0917 - options of a command line
         timeout_ms=timeout_ms,
         wait_s=wait_s,
         locale=locale,
+        reuse=reuse,
         follow_outside_links=follow_outside_links,
         as_json=as_json,
         env_file=env_file,

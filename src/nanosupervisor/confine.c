@@ -66,6 +66,24 @@ int confine_capabilities(void)
     return (int)syscall(SYS_capset, &header, none);
 }
 
+/* Give up what the process shares with its parent. */
+static void leave_parent(void)
+{
+    setsid();
+    /* The supervisor is not dumpable, and a forked process inherits that: its files in /proc would belong
+     * to root. */
+    prctl(PR_SET_DUMPABLE, 1);
+    prefer_for_out_of_memory();
+    umask(022);
+}
+
+static enum filter filter_for(const struct confinement *confinement)
+{
+    if (confinement->importer)
+        return FILTER_IMPORTER;
+    return confinement->shared ? FILTER_SHARED : FILTER_SANDBOX;
+}
+
 static int send_listener(int job_socket, int listener)
 {
     const char byte = JOB_CONFINED;
@@ -77,15 +95,16 @@ static int send_listener(int job_socket, int listener)
 int confine(const struct confinement *confinement, int job_socket)
 {
     int listener;
-    setsid();
-    /* The supervisor is not dumpable, and a forked process inherits that: its files in /proc would belong
-     * to root. */
-    prctl(PR_SET_DUMPABLE, 1);
-    prefer_for_out_of_memory();
+    leave_parent();
     limit_resources(confinement);
-    umask(022);
     if (confine_capabilities() || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) ||
-        filter_install(confinement->shared, &listener))
+        filter_install(filter_for(confinement), &listener))
         return -1;
     return listener < 0 ? 0 : send_listener(job_socket, listener);
+}
+
+int confine_fork(void)
+{
+    leave_parent();
+    return confine_capabilities();
 }

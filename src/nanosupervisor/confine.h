@@ -11,6 +11,7 @@ struct __attribute__((packed)) confinement {
     uint64_t file_size_bytes; /* RLIMIT_FSIZE */
     uint32_t open_files;      /* RLIMIT_NOFILE */
     uint8_t shared;           /* the shared level: no namespaces, so also refuse IPC objects that outlive a process */
+    uint8_t importer;         /* the importer: it may also enter the sandboxes of its runs (importer.h) */
 };
 
 /* Take from the calling process everything that a run must not have: the session of its parent, protection
@@ -21,5 +22,8 @@ int confine(const struct confinement *confinement, int job_socket);
 
 /* Take only the capabilities; 0, or -1 with errno. */
 int confine_capabilities(void);
+/* The same as confine(), for a process that a confined importer has forked: it has already the importer's limits and
+ * filter. */
+int confine_fork(void);
 
 #endif

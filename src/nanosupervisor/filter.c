@@ -15,6 +15,7 @@
 #define _GNU_SOURCE
 #include "filter.h"
 #include "confine.h"
+#include "namespaces.h"
 
 #include <asm/sockios.h>
 #include <errno.h>
@@ -90,7 +91,7 @@ static const struct sock_filter denied[] = {
     /* CLONE_PARENT would make the new process a child of the program's parent: the zygote, outside the
      * sandbox. */
     DENY_BITS(SYS_clone, 0, NAMESPACES | CLONE_PARENT),
-    DENY(SYS_unshare), DENY(SYS_setns),
+    DENY(SYS_unshare),
     DENY(SYS_mount), DENY(SYS_umount2), DENY(SYS_pivot_root), DENY(SYS_chroot), DENY(SYS_open_tree),
     DENY(SYS_move_mount), DENY(SYS_fsopen), DENY(SYS_fsconfig), DENY(SYS_fsmount), DENY(SYS_fspick),
     DENY(SYS_mount_setattr),
@@ -139,6 +140,11 @@ static const struct sock_filter denied[] = {
     DENY_UNLESS(SYS_ioprio_set, 0, IOPRIO_WHO_PROCESS),
     DENY_ON_PROCESS_1(SYS_ioprio_set, 1),
 };
+
+static const struct sock_filter deny_setns[] = {DENY(SYS_setns)};
+/* All namespaces of a sandbox at once, or none. A run can enter nothing with these flags: the kernel refuses a process
+ * that is in the same user namespace, and a run sees no other process. */
+static const struct sock_filter limit_setns[] = {DENY_UNLESS(SYS_setns, 1, SANDBOX_NAMESPACES)};
 
 static const struct sock_filter denied_when_shared[] = {
     DENY(SYS_shmget), DENY(SYS_shmat), DENY(SYS_shmctl), DENY(SYS_semget), DENY(SYS_semop),
@@ -192,13 +198,17 @@ static void append(struct program *program, const struct sock_filter *rules, siz
 }
 
 /* Install the filter. Return the listener's descriptor, or 0 without one; -1 with errno. */
-static int install(int shared, int with_listener)
+static int install(enum filter kind, int with_listener)
 {
     struct program program = {0};
-    _Static_assert(sizeof denied + sizeof denied_when_shared + sizeof denied_in_sandbox + sizeof hand_netlink_over +
-                   sizeof allow <= sizeof program.code, "the filter has too many rules");
+    _Static_assert(sizeof denied + sizeof limit_setns + sizeof denied_when_shared + sizeof denied_in_sandbox +
+                   sizeof hand_netlink_over + sizeof allow <= sizeof program.code, "the filter has too many rules");
     append(&program, denied, sizeof denied);
-    if (shared)
+    if (kind == FILTER_IMPORTER)
+        append(&program, limit_setns, sizeof limit_setns);
+    else
+        append(&program, deny_setns, sizeof deny_setns);
+    if (kind == FILTER_SHARED)
         append(&program, denied_when_shared, sizeof denied_when_shared);
     else
         append(&program, denied_in_sandbox, sizeof denied_in_sandbox);
@@ -210,8 +220,9 @@ static int install(int shared, int with_listener)
     return (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER, &filter);
 }
 
-int filter_install(int shared, int *listener)
+int filter_install(enum filter kind, int *listener)
 {
-    *listener = shared ? -1 : install(0, 1);
-    return *listener >= 0 ? 0 : install(shared, 0);
+    int unused, *listens = listener ? listener : &unused;
+    *listens = kind == FILTER_SHARED || !listener ? -1 : install(kind, 1);
+    return *listens >= 0 ? 0 : install(kind, 0);
 }

@@ -77,11 +77,12 @@ class Load:
         hides_attribute: Whether the package's attribute for the module is hidden, too.
         parent_path: The `__path__` of the module's package; None for a top-level module.
         is_once: Whether the module cannot be loaded a second time.
+        stamp: The `file_stamp` of a file that a run may change; None for a file that it cannot change.
     """
 
     __slots__ = (
         *("spec", "needs", "finders", "module", "is_resolved", "closure", "touches", "absent"),
-        *("hides_attribute", "parent_path", "is_once"),
+        *("hides_attribute", "parent_path", "is_once", "stamp"),
     )
 
     def __init__(self, spec: "Any") -> None:
@@ -96,6 +97,7 @@ class Load:
         self.hides_attribute = False
         self.parent_path: list[str] | None = None
         self.is_once = False
+        self.stamp: object = None
 
 
 class Recorder:
@@ -237,7 +239,9 @@ class HiddenModules:
         hidden = {
             name: load for name, load in self.loads.items() if name not in self._plain and name in modules
         }
-        compiled = {top_of(name) for name, load in hidden.items() if is_compiled_package(load.spec)}
+        compiled = {
+            top_of(name) for name, load in hidden.items() if is_compiled_package(load.spec, self._folder)
+        }
         self.waiting.clear()
         self.waiting.update(hidden)
         for name, load in hidden.items():
@@ -253,7 +257,9 @@ class HiddenModules:
         for load in hidden.values():
             sys.meta_path[:] = [finder for finder in sys.meta_path if finder not in load.finders]
         needed = {need for load in hidden.values() for need in load.needs if need not in self._plain}
-        self.top_names = {top_of(name) for name in (*hidden, *needed)}
+        # The program's folder has a file for a module that was loaded from there.
+        own = {top_of(name) for name, load in hidden.items() if is_below(self._folder, load.spec)}
+        self.top_names = {top_of(name) for name in (*hidden, *needed)} - own
 
     def rehearse(self, name: str, times: int) -> None:
         """Hand a module out and hide it again.
@@ -423,6 +429,8 @@ class HiddenModules:
         spec = load.spec
         if spec is None:
             return True
+        if load.stamp is not None and file_stamp(spec.origin) != load.stamp:
+            return False
         if load.parent_path is not None:
             package = self.loads.get(name.rpartition(".")[0])
             parent = package.module if package is not None else sys.modules.get(name.rpartition(".")[0])
@@ -443,13 +451,30 @@ def top_of(name: str) -> str:
     return name.partition(".")[0]
 
 
-def is_compiled_package(spec: "Any") -> bool:
+def is_below(folder: str, spec: "Any") -> bool:
+    """Whether a module's file, or one of the folders of a namespace package, is in a folder."""
+    if spec is None:
+        return False
+    places = [spec.origin or "", *(spec.submodule_search_locations or ())]
+    return any(str(place).startswith(f"{folder}/") for place in places)
+
+
+def is_compiled_package(spec: "Any", program_folder: str) -> bool:
     """Whether a module is compiled code outside the standard library."""
     return (
         spec is not None
         and isinstance(spec.loader, paths.ExtensionFileLoader)
-        and "-packages/" in (spec.origin or "")
+        and ("-packages/" in (spec.origin or "") or is_below(program_folder, spec))
     )
+
+
+def file_stamp(path: str) -> object:
+    """Return a value that changes when a file is written; None if there is no such file."""
+    try:
+        status = paths._path_stat(path)
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size
 
 
 def folder_stamp(folder: str) -> object:

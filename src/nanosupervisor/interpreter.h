@@ -11,9 +11,10 @@
 
 /* The kind of the pre-created process. */
 enum kind {
-    KIND_EXEC,    /* a process of the supervisor's own code, which executes any program */
-    KIND_STANDBY, /* the zygote has loaded the interpreter's libraries; each process starts the interpreter itself */
-    KIND_ZYGOTE,  /* the zygote has started the interpreter, and imported modules */
+    KIND_EXEC,     /* a process of the supervisor's own code, which executes any program */
+    KIND_STANDBY,  /* the zygote has loaded the interpreter's libraries; each process starts the interpreter itself */
+    KIND_ZYGOTE,   /* the zygote has started the interpreter, and imported modules */
+    KIND_IMPORTER, /* the importer has also imported packages of the code (importer.h) */
 };
 
 struct interpreter {

@@ -25,10 +25,11 @@ struct new_code {
     int limits_changed;  /* whether the memory limit has changed, which an interpreter reads when it starts */
     const char *modules; /* NUL-terminated names, which the code imports */
     size_t modules_length;
+    int reuses_imports; /* import the installed packages of the code once, for all runs (importer.h) */
 };
 
 /* The number of descriptors that watch() writes at most. */
-#define LEVEL_EVENTS 8
+#define LEVEL_EVENTS 12
 
 /* The operations of a level. The supervisor serves one run at a time. */
 struct level {
@@ -37,8 +38,8 @@ struct level {
     int has_netlink;
     /* Make everything ready for the first run. Afterwards the memory of the settings is freed. */
     void (*set_up)(const struct settings *settings);
-    /* Make the next run use this code. */
-    void (*take_code)(const struct new_code *code);
+    /* Make the next run use this code. Return whether its packages are imported once. */
+    enum imports_state (*take_code)(const struct new_code *code);
     /* Start the run's program; return 0 or an errno. It calls run_note_start(), run_write_payload() and
      * run_open_streams(). */
     uint32_t (*start)(struct run *run);

@@ -4,6 +4,7 @@
  * before the run. */
 #define _GNU_SOURCE
 #include "level.h"
+#include "importer.h"
 #include "interpreter.h"
 #include "sandbox.h"
 #include "waiting.h"
@@ -44,9 +45,14 @@ static void start_zygote(void)
     setup.zygote_has_code_modules = 0;
 }
 
+static enum kind usual_kind(void)
+{
+    return importer_is_running() ? KIND_IMPORTER : setup.interpreter.kind;
+}
+
 static struct purpose usual_purpose(void)
 {
-    return (struct purpose){setup.interpreter.kind, setup.confinement};
+    return (struct purpose){usual_kind(), setup.confinement};
 }
 
 /* Begin to create sandboxes until `count` exist. */
@@ -94,18 +100,39 @@ static int preload_modules(const struct new_code *code)
     return 1;
 }
 
-/* Wait for all sandboxes, because the worker then measures the memory of the container (docs/adr/0025). */
-static void take_code(const struct new_code *code)
+/* Discard the importer of the previous code, and with it the sandboxes that are inside its namespaces. */
+static void stop_importer(void)
 {
-    const struct purpose purpose = usual_purpose();
-    int is_outdated = setup.has_code || (code->limits_changed && purpose.kind == KIND_STANDBY);
+    if (importer_state() == IMPORTS_OFF)
+        return;
+    waiting_discard();
+    importer_stop();
+}
+
+/* Let an importer import the packages of the code. Return whether it forks the processes of runs from now on. */
+static int start_importer(const struct new_code *code)
+{
+    if (!code->reuses_imports || setup.interpreter.kind != KIND_ZYGOTE || !zygote_is_running())
+        return 0;
+    return importer_start(waiting_limits(), &setup.confinement) == IMPORTS_REUSED;
+}
+
+/* Wait for all sandboxes, because the worker then measures the memory of the container (docs/adr/0025). */
+static enum imports_state take_code(const struct new_code *code)
+{
+    int is_outdated = setup.has_code || (code->limits_changed && setup.interpreter.kind == KIND_STANDBY);
     setup.has_code = 1;
-    if (preload_modules(code) || is_outdated)
+    stop_importer();
+    is_outdated |= preload_modules(code);
+    is_outdated |= start_importer(code);
+    if (is_outdated)
         waiting_discard();
+    const struct purpose purpose = usual_purpose();
     precreate(MAX_WAITING, &purpose);
     waiting_attach_code();
     waiting_complete();
     waiting_hand_over();
+    return code->reuses_imports && importer_state() == IMPORTS_OFF ? IMPORTS_UNAVAILABLE : importer_state();
 }
 
 /* ---- starting the program ----------------------------------------------------------------------------- */
@@ -117,7 +144,8 @@ static enum kind kind_for(const struct run *run)
     const struct interpreter *interpreter = &setup.interpreter;
     int fits = interpreter->kind != KIND_EXEC && run->request.argument_count >= 2 &&
                !strcmp(run->arguments[0], interpreter->words[0]) && run->arguments[1][0] != '-';
-    return fits ? interpreter->kind : KIND_EXEC;
+    int importer_waits = waiting_count() && waiting_purpose().kind == KIND_IMPORTER;
+    return !fits ? KIND_EXEC : importer_waits ? KIND_IMPORTER : interpreter->kind;
 }
 
 /* A run must not get another sandbox than that whose listening sockets the worker has. This is rare: the kernel has
@@ -134,7 +162,7 @@ static void die_if_lost(void)
  * need a replacement, and builds have no network. */
 static void take_sandbox(const struct run *run)
 {
-    const struct purpose wanted = {kind_for(run), {run->request.file_size_bytes, run->request.open_files, 0}};
+    const struct purpose wanted = {kind_for(run), {run->request.file_size_bytes, run->request.open_files, 0, 0}};
     setup.has_code = 1; /* or the working directory is empty */
     if (!waiting_is_for(&wanted))
         waiting_discard();
@@ -146,6 +174,8 @@ static void take_sandbox(const struct run *run)
         waiting_hand_over();
     }
     current = waiting_take();
+    if (current.parent == PARENT_IMPORTER && importer_filter_listener() >= 0)
+        sandbox_serve_netlink(&current, importer_filter_listener());
 }
 
 static uint32_t start(struct run *run)
@@ -165,7 +195,7 @@ static uint32_t start(struct run *run)
 static size_t watch(struct pollfd events[LEVEL_EVENTS])
 {
     size_t count = waiting_watch(events);
-    if (current.init)
+    if (current.init && current.parent != PARENT_IMPORTER) /* waiting_watch() has the descriptors of the importer */
         events[count++] =
             (struct pollfd){current.parent == PARENT_ZYGOTE ? zygote_fd() : current.control, POLLIN, 0};
     return count;
@@ -178,11 +208,24 @@ static void note_zygote_exit(struct run *run, const struct zygote_exit *end)
     run_note_end(run, end->status);
 }
 
+static void note_importer_exit(struct run *run, const struct importer_exit *end)
+{
+    run->report.user_us += end->user_us;
+    run->report.system_us += end->system_us;
+    if (end->is_orphan)
+        run->report.flags |= EXIT_ORPHANED;
+    run_note_end(run, end->status);
+}
+
 static void check_end(struct run *run)
 {
     struct zygote_exit end;
+    struct importer_exit importer_end;
     int status;
-    if (current.parent == PARENT_INIT) {
+    if (current.parent == PARENT_IMPORTER) {
+        if (importer_take_exit(current.importer_child, &importer_end))
+            note_importer_exit(run, &importer_end);
+    } else if (current.parent == PARENT_INIT) {
         if (sandbox_program_has_ended(&current, &status))
             run_note_end(run, status);
     } else if (zygote_take_exit(current.zygote_child, &end)) {
@@ -196,7 +239,7 @@ static void check_end(struct run *run)
 /* Send READY if the worker waits for it and a run can start. */
 static void send_owed_ready(void)
 {
-    const struct ready_report report = {0};
+    const struct ready_report report = {.imports = (uint8_t)importer_state()};
     if (!owes_ready || !waiting_is_ready())
         return;
     owes_ready = 0;
@@ -214,7 +257,8 @@ static void serve(struct run *run)
     }
     die_if_lost();
     if (waiting_has_failed()) {
-        const struct purpose purpose = waiting_purpose();
+        const struct purpose purpose = {waiting_purpose().kind == KIND_EXEC ? KIND_EXEC : usual_kind(),
+                                        waiting_purpose().confinement};
         precreate(waiting_count(), &purpose);
     }
     send_owed_ready();
@@ -235,17 +279,21 @@ static int kill_others(void)
 {
     if (current.parent == PARENT_INIT)
         return 1; /* init has killed them before its report */
-    return zygote_is_running() && sandbox_kill_run(&current);
+    return (current.parent == PARENT_IMPORTER || zygote_is_running()) && sandbox_kill_run(&current);
 }
 
 static void kill_with_init(struct run *run)
 {
     struct zygote_exit end;
+    struct importer_exit importer_end;
     int status;
     sandbox_kill(&current);
     if (run->ended)
         return;
-    if (current.parent == PARENT_INIT) {
+    if (current.parent == PARENT_IMPORTER) {
+        importer_await_exit(current.importer_child, &importer_end);
+        note_importer_exit(run, &importer_end);
+    } else if (current.parent == PARENT_INIT) {
         run_note_end(run, sandbox_program_has_ended(&current, &status) ? status : SIGKILL);
     } else {
         zygote_await_exit(current.zygote_child, &end);
@@ -278,7 +326,7 @@ static void remove_sandbox(struct sandbox *sandbox)
 static void finish(const struct run *run)
 {
     struct sandbox spent = current;
-    const struct purpose purpose = {setup.interpreter.kind, spent.confinement};
+    const struct purpose purpose = {usual_kind(), spent.confinement};
     int is_large = writable_used_bytes(run->dirs) > LARGE_BYTES;
     current.init = 0;
     if (is_large)

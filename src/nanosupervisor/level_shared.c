@@ -30,9 +30,9 @@ static void set_up(const struct settings *settings)
 }
 
 /* Nothing to do: the program starts in /work, and the code is already there. */
-static void take_code(const struct new_code *code)
+static enum imports_state take_code(const struct new_code *code)
 {
-    (void)code;
+    return code->reuses_imports ? IMPORTS_UNAVAILABLE : IMPORTS_OFF;
 }
 
 /* ---- starting the program ----------------------------------------------------------------------------- */
@@ -40,7 +40,7 @@ static void take_code(const struct new_code *code)
 /* In the child: become the program. If that fails, send the errno through the status pipe. */
 __attribute__((noreturn)) static void become_program(const struct run *run, int in, int out, int err, int status)
 {
-    const struct confinement confinement = {run->request.file_size_bytes, run->request.open_files, 1};
+    const struct confinement confinement = {run->request.file_size_bytes, run->request.open_files, .shared = 1};
     sigset_t none;
     sigemptyset(&none);
     signal(SIGPIPE, SIG_DFL);

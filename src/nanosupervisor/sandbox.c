@@ -22,6 +22,7 @@
 #include "capture.h"
 #include "control.h"
 #include "descriptors.h"
+#include "importer.h"
 #include "namespaces.h"
 #include "sandbox_init.h"
 #include "zygote.h"
@@ -49,8 +50,11 @@ static void send_command(const struct sandbox *sandbox, enum command command)
 /* Take the descriptors that came with REPORT_MADE. `bound` is the value of the report. */
 static void take_descriptors(struct sandbox *sandbox, unsigned bound, const int *handed, size_t count)
 {
-    if (count != WRITABLE_COUNT + (size_t)__builtin_popcount(bound))
+    int has_anchor = sandbox->parent == PARENT_IMPORTER;
+    if (count != WRITABLE_COUNT + (size_t)__builtin_popcount(bound) + (size_t)has_anchor)
         return;
+    if (has_anchor)
+        sandbox->anchor = handed[count - 1];
     memcpy(sandbox->dirs.directory, handed, sizeof sandbox->dirs.directory);
     const int *next = handed + WRITABLE_COUNT;
     for (unsigned i = 0; i < MAX_LISTENING_SOCKETS; i++)
@@ -68,8 +72,10 @@ static int receive_report(struct sandbox *sandbox, struct report *report, int fl
         return 0;
     if (got != sizeof *report)
         *report = (struct report){.type = REPORT_ERROR, .value = got < 0 ? errno : ECHILD, .step = "a sandbox ended"};
-    else if (report->type == REPORT_MADE)
+    else if (report->type == REPORT_MADE) {
+        sandbox->pid_namespace = report->pid_namespace;
         take_descriptors(sandbox, (unsigned)report->value, handed, count);
+    }
     return 1;
 }
 
@@ -88,21 +94,29 @@ void sandbox_die(const struct sandbox *sandbox)
 /* ---- creation ----------------------------------------------------------------------------------------- */
 
 /* Create the pipes and sockets between the supervisor and the sandbox. The sandbox's ends go to `process`
- * and `control`. */
-static void open_channels(struct sandbox *sandbox, int *control)
+ * and `control`. The importer receives messages, not a job. */
+static void open_channels(struct sandbox *sandbox, int *control, int is_importer)
 {
     int to_init[2], job[2], in[2], out[2], err[2];
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, to_init) ||
-        socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, job) || pipe2(in, O_CLOEXEC) || capture_pipe(out) ||
+        socketpair(AF_UNIX, (is_importer ? SOCK_SEQPACKET : SOCK_STREAM) | SOCK_CLOEXEC, 0, job) || pipe2(in, O_CLOEXEC) || capture_pipe(out) ||
         capture_pipe(err))
         die("no pipes");
     *sandbox = (struct sandbox){
         .control = to_init[0], .job = job[0], .in = in[1], .out = out[0], .err = err[0], .names = NAMES_UNKNOWN,
+        .anchor = -1, .filter_listener = -1,
         .process = {[PROCESS_JOB] = job[1], [PROCESS_IN] = in[0], [PROCESS_OUT] = out[1], [PROCESS_ERR] = err[1]},
     };
     memset(&sandbox->listening, -1, sizeof sandbox->listening);
     memset(&sandbox->dirs, -1, sizeof sandbox->dirs);
     *control = to_init[1];
+}
+
+static void close_anchor(struct sandbox *sandbox)
+{
+    if (sandbox->anchor >= 0)
+        close(sandbox->anchor);
+    sandbox->anchor = -1;
 }
 
 static void close_process_ends(struct sandbox *sandbox)
@@ -113,22 +127,35 @@ static void close_process_ends(struct sandbox *sandbox)
     memset(sandbox->process, -1, sizeof sandbox->process);
 }
 
+static enum program_parent parent_for(enum kind kind)
+{
+    return kind == KIND_EXEC ? PARENT_INIT : kind == KIND_IMPORTER ? PARENT_IMPORTER : PARENT_ZYGOTE;
+}
+
+static pid_t clone_init(struct sandbox_plan *plan, int *pidfd)
+{
+    plan->run_namespace = -1;
+    pid_t init = (pid_t)syscall(SYS_clone, (unsigned long)(SANDBOX_NAMESPACES | CLONE_PIDFD | SIGCHLD), NULL, pidfd,
+                                NULL, 0);
+    if (init == 0)
+        init_main(*plan);
+    return init;
+}
+
 void sandbox_begin(struct sandbox *sandbox, const struct work_limits *work, const struct confinement *confinement,
                    enum kind kind)
 {
     struct sandbox_plan plan = {.confinement = *confinement, .work = *work};
-    open_channels(sandbox, &plan.control);
+    open_channels(sandbox, &plan.control, confinement->importer);
     sandbox->confinement = *confinement;
     sandbox->kind = kind;
-    sandbox->parent = kind == KIND_EXEC ? PARENT_INIT : PARENT_ZYGOTE;
+    sandbox->parent = parent_for(kind);
     if (sandbox->parent == PARENT_INIT)
         memcpy(plan.process, sandbox->process, sizeof plan.process);
     else
         memset(plan.process, -1, sizeof plan.process);
-    sandbox->init = (pid_t)syscall(SYS_clone, (unsigned long)(SANDBOX_NAMESPACES | CLONE_PIDFD | SIGCHLD), NULL,
-                                   &sandbox->init_pidfd, NULL, 0);
-    if (sandbox->init == 0)
-        init_main(plan);
+    sandbox->init = sandbox->parent == PARENT_IMPORTER ? importer_clone_init(&plan, &sandbox->init_pidfd)
+                                                       : clone_init(&plan, &sandbox->init_pidfd);
     if (sandbox->init < 0) {
         fail(sandbox, &(struct report){.value = errno, .step = "clone with new namespaces"});
         sandbox->init = 0;
@@ -139,12 +166,20 @@ void sandbox_begin(struct sandbox *sandbox, const struct work_limits *work, cons
         close_process_ends(sandbox);
 }
 
-/* Pass the listener of a process's filter on to init, which is in the same network. */
-static void pass_listener_on(const struct sandbox *sandbox, int listener)
+void sandbox_serve_netlink(const struct sandbox *sandbox, int listener)
 {
     const char byte = COMMAND_SERVE_NETLINK;
     descriptors_send(sandbox->control, &byte, 1, &listener, 1, 0);
-    close(listener);
+}
+
+/* Pass the listener of a process's filter on to init, which is in the same network. */
+static void pass_listener_on(struct sandbox *sandbox, int listener)
+{
+    sandbox_serve_netlink(sandbox, listener);
+    if (sandbox->confinement.importer && sandbox->filter_listener < 0)
+        sandbox->filter_listener = listener;
+    else
+        close(listener);
 }
 
 static const struct report process_ended = {.value = ECHILD, .step = "a pre-created process ended"};
@@ -155,6 +190,12 @@ static void note_report(struct sandbox *sandbox, const struct report *report)
         sandbox->fork_ticket = zygote_request_fork(sandbox->init_pidfd, sandbox->process, &sandbox->confinement);
         close_process_ends(sandbox);
         sandbox->stage = STAGE_FORKING;
+    } else if (report->type == REPORT_MADE && sandbox->parent == PARENT_IMPORTER) {
+        importer_request_fork(sandbox->job, sandbox->process, sandbox->anchor, &sandbox->confinement);
+        sandbox->awaits_admission = 1;
+        close_process_ends(sandbox);
+        close_anchor(sandbox);
+        sandbox->stage = STAGE_STARTING;
     } else if (report->type == REPORT_MADE) {
         sandbox->stage = STAGE_STARTING;
     } else if (report->type == REPORT_ATTACHED) {
@@ -187,12 +228,30 @@ static void note_names(struct sandbox *sandbox, char answer)
     begin_to_attach(sandbox);
 }
 
+/* Let the process wait for its job if it is what the importer should have forked. */
+static void admit(struct sandbox *sandbox)
+{
+    static const struct report refused = {.value = EPERM, .step = "the importer has forked no proper process"};
+    enum admission admission = importer_admit(sandbox->job, sandbox->pid_namespace, &sandbox->importer_child);
+    if (admission == ADMISSION_PENDING)
+        return;
+    sandbox->awaits_admission = 0;
+    if (admission == ADMISSION_GRANTED)
+        sandbox->stage = STAGE_WAITING;
+    else
+        fail(sandbox, &refused);
+}
+
 /* Receive a message of the pre-created process. Its socket is closed when the process has ended. */
 static void note_message(struct sandbox *sandbox)
 {
     char byte;
     int listener = -1;
     size_t count;
+    if (sandbox->parent == PARENT_IMPORTER && sandbox->stage == STAGE_STARTING) {
+        admit(sandbox);
+        return;
+    }
     ssize_t got = descriptors_receive(sandbox->job, &byte, 1, &listener, 1, &count, MSG_DONTWAIT);
     if (got < 0 && errno == EAGAIN)
         return;
@@ -227,6 +286,7 @@ size_t sandbox_watch(const struct sandbox *sandbox, struct pollfd events[SANDBOX
 void sandbox_advance(struct sandbox *sandbox)
 {
     static const struct report zygote_ended = {.value = ECHILD, .step = "the zygote ended"};
+    static const struct report importer_ended = {.value = ECHILD, .step = "the importer ended"};
     enum stage before;
     do {
         struct report report;
@@ -239,15 +299,18 @@ void sandbox_advance(struct sandbox *sandbox)
             note_message(sandbox);
         if (sandbox->zygote_child && !zygote_is_running())
             fail(sandbox, &zygote_ended); /* nobody would report the end of the program */
+        if (sandbox->parent == PARENT_IMPORTER && sandbox->stage == STAGE_STARTING && !importer_is_running())
+            fail(sandbox, &importer_ended);
     } while (sandbox->stage != before && sandbox->stage != STAGE_FAILED);
 }
 
 void sandbox_attach_code(struct sandbox *sandbox, enum names names)
 {
-    const char byte = (char)names;
+    /* The importer has found out that its code has no such names, before it has imported anything. */
+    const char byte = sandbox->parent == PARENT_IMPORTER ? NAMES_FREE : (char)names;
     sandbox->names = names;
     /* If the process has ended, its socket shows that later. */
-    if (sandbox->kind == KIND_ZYGOTE)
+    if (sandbox->kind == KIND_ZYGOTE || sandbox->kind == KIND_IMPORTER)
         send(sandbox->job, &byte, 1, MSG_NOSIGNAL);
     if (sandbox->kind == KIND_ZYGOTE && names == NAMES_UNKNOWN)
         sandbox->stage = STAGE_EXAMINING;
@@ -318,6 +381,8 @@ void sandbox_kill(struct sandbox *sandbox)
 {
     pid_t pid;
     sandbox_begin_kill(sandbox);
+    if (sandbox->parent == PARENT_IMPORTER)
+        importer_await_end(sandbox->init_pidfd);
     /* Init ends only when every process in its namespace has been reaped. The zygote reaps its own
      * children. If the zygote has ended, they are children of the supervisor. So wait for any child. */
     while (!is_reaped(sandbox)) {
@@ -339,6 +404,8 @@ void sandbox_close(struct sandbox *sandbox)
     close(sandbox->job);
     if (sandbox->init_pidfd >= 0)
         close(sandbox->init_pidfd);
+    if (sandbox->filter_listener >= 0)
+        close(sandbox->filter_listener);
 }
 
 void sandbox_discard(struct sandbox *sandbox)
@@ -352,7 +419,12 @@ void sandbox_discard(struct sandbox *sandbox)
         sandbox_kill(sandbox);
     if (sandbox->zygote_child)
         zygote_await_exit(sandbox->zygote_child, &ignored);
+    if (sandbox->awaits_admission)
+        importer_cancel_fork();
+    if (sandbox->importer_child)
+        importer_forget(sandbox->importer_child);
     close_process_ends(sandbox);
+    close_anchor(sandbox);
     close(sandbox->in);
     close(sandbox->out);
     close(sandbox->err);

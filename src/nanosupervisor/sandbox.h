@@ -18,14 +18,15 @@
 #include <stddef.h>
 #include <sys/types.h>
 
-/* The process that forked the pre-created process. It reaps that process and reports its end. */
-enum program_parent { PARENT_INIT, PARENT_ZYGOTE };
+/* The process that forked the pre-created process. It reaps that process and reports its end. For the importer, the init
+ * of the importer's sandbox does that. */
+enum program_parent { PARENT_INIT, PARENT_ZYGOTE, PARENT_IMPORTER };
 
 /* How far the creation of a sandbox has come. Each stage ends with the message that is named. */
 enum stage {
     STAGE_CLONED,    /* init runs, and makes the sandbox: REPORT_MADE */
     STAGE_FORKING,   /* the zygote forks the pre-created process: ZYGOTE_FORKED. Skipped if init forks it */
-    STAGE_STARTING,  /* the pre-created process confines itself, and starts: JOB_READY */
+    STAGE_STARTING,  /* the pre-created process confines itself, and starts: JOB_READY. The importer forks it first */
     STAGE_WAITING,   /* the process waits for its job; the code is not mounted. sandbox_attach_code() ends it */
     STAGE_EXAMINING, /* the process looks at the names in the code: NAMES_FREE or NAMES_TAKEN. Only KIND_ZYGOTE, and only
                         if the supervisor does not know them */
@@ -45,11 +46,16 @@ struct sandbox {
     int out, err;                       /* read ends of its standard output and error */
     enum kind kind;                     /* of its pre-created process */
     enum program_parent parent;
-    int process[PROCESS_DESCRIPTORS];   /* PARENT_ZYGOTE, STAGE_CLONED: for the process; else -1 */
+    int process[PROCESS_DESCRIPTORS];   /* not PARENT_INIT, STAGE_CLONED: for the process; else -1 */
     struct confinement confinement;     /* of the process */
     enum names names;                   /* what the process has found, or has been told */
     unsigned fork_ticket;               /* STAGE_FORKING: of the request to the zygote */
     pid_t zygote_child;                 /* PARENT_ZYGOTE: the process's number in the container */
+    int awaits_admission;               /* PARENT_IMPORTER: a fork was requested */
+    int anchor;                         /* PARENT_IMPORTER, STAGE_CLONED: its pidfd (anchor.h); else -1 */
+    uint64_t pid_namespace;             /* inode number */
+    pid_t importer_child;               /* PARENT_IMPORTER: the process's number in the importer's sandbox */
+    int filter_listener;                /* of the importer, which keeps it for its runs; else -1 */
     struct writable_dirs dirs;
     struct listening_sockets listening; /* until they are handed to the worker */
 };
@@ -75,6 +81,8 @@ void sandbox_advance(struct sandbox *sandbox);
  * is what another process of the same zygote has found in the same code. */
 void sandbox_attach_code(struct sandbox *sandbox, enum names names);
 
+/* Let init serve the netlink calls that wait at this listener (netlink.h). */
+void sandbox_serve_netlink(const struct sandbox *sandbox, int listener);
 /* Send the job to the pre-created process; 0 if the process has ended. */
 int sandbox_start(struct sandbox *sandbox, const struct job *job, const char *strings);
 /* Return the errno if the program could not be executed, else 0. Call this after the process has ended. */

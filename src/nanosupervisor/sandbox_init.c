@@ -1,6 +1,7 @@
 /* See sandbox_init.h. Messages between the supervisor and init are described in control.h. */
 #define _GNU_SOURCE
 #include "sandbox_init.h"
+#include "anchor.h"
 #include "control.h"
 #include "descriptors.h"
 #include "listening.h"
@@ -16,23 +17,35 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #define CONTROL 3 /* init's descriptor of the control socket */
+/* The run's program, those of the sandboxes that wait, and one that is discarded. */
+#define MAX_WATCHED 8
 
 static struct writable_dirs dirs; /* the sandbox's own; WRITABLE_WORK is the tmpfs for changes to the code */
 static pid_t program = -1;        /* the pre-created process, if init has forked it */
 static int child_ended = -1;      /* signalfd: SIGCHLD */
 static int filter_listener = -1;  /* of the run's filter: netlink calls wait there */
+static pid_t anchor;              /* in a sandbox for a run of the importer, until the code is mounted */
+/* In the importer's sandbox: the programs of its runs; 0: free. */
+static pid_t watched[MAX_WATCHED];
+
+static void send_report(const struct report *report)
+{
+    send(CONTROL, report, sizeof *report, MSG_NOSIGNAL);
+}
 
 static void report(enum report_type type, int32_t value, const char *step)
 {
     struct report report = {.type = (char)type, .value = value};
     snprintf(report.step, sizeof report.step, "%s", step);
-    send(CONTROL, &report, sizeof report, MSG_NOSIGNAL);
+    send_report(&report);
 }
 
 void must(int failed, const char *step)
@@ -49,7 +62,7 @@ void must(int failed, const char *step)
  * above all target numbers, so that no move overwrites a descriptor that is still needed. */
 static void setup_descriptors(struct sandbox_plan *plan)
 {
-    enum { ABOVE = 100, MOST = 1 + PROCESS_DESCRIPTORS + WRITABLE_COUNT };
+    enum { ABOVE = 100, MOST = 2 + PROCESS_DESCRIPTORS + WRITABLE_COUNT };
     int *kept[MOST], count = 0;
     kept[count++] = &plan->control;
     for (int i = 0; i < PROCESS_DESCRIPTORS; i++)
@@ -57,6 +70,8 @@ static void setup_descriptors(struct sandbox_plan *plan)
             kept[count++] = &plan->process[i];
     for (int i = 0; i < WRITABLE_COUNT; i++)
         kept[count++] = &container_dirs.directory[i];
+    if (plan->run_namespace >= 0)
+        kept[count++] = &plan->run_namespace;
     for (int i = 0; i < count; i++)
         *kept[i] = fcntl(*kept[i], F_DUPFD, ABOVE);
     close_range(0, ABOVE - 1, 0);
@@ -90,6 +105,14 @@ static void fork_precreated_process(const struct sandbox_plan *plan)
         close(plan->process[i]);
 }
 
+static int start_anchor(int run_namespace)
+{
+    int pidfd = anchor_start(run_namespace, &anchor);
+    must(pidfd < 0, "start the anchor");
+    close(run_namespace);
+    return pidfd;
+}
+
 static void setup_child_signals(void)
 {
     sigset_t child;
@@ -100,15 +123,19 @@ static void setup_child_signals(void)
     must(child_ended < 0, "signalfd");
 }
 
-_Static_assert(WRITABLE_COUNT + MAX_LISTENING_SOCKETS <= MAX_DESCRIPTORS, "REPORT_MADE has too many descriptors");
+_Static_assert(WRITABLE_COUNT + MAX_LISTENING_SOCKETS + 1 <= MAX_DESCRIPTORS, "REPORT_MADE has too many descriptors");
 
-/* Open the listening sockets, and send them with the writable directories. */
-static void report_made(void)
+/* Open the listening sockets, and send them with the writable directories and the pidfd of the anchor, which is -1 if
+ * there is no anchor. */
+static void report_made(int anchor_pidfd)
 {
     struct listening_sockets sockets;
     struct report made = {.type = REPORT_MADE};
+    struct stat namespace;
     int handed[MAX_DESCRIPTORS];
     size_t count = WRITABLE_COUNT;
+    must(stat("/proc/self/ns/pid", &namespace), "stat the process namespace");
+    made.pid_namespace = namespace.st_ino;
     listening_open(&sockets);
     memcpy(handed, dirs.directory, sizeof dirs.directory);
     for (unsigned i = 0; i < MAX_LISTENING_SOCKETS; i++)
@@ -116,8 +143,12 @@ static void report_made(void)
             made.value |= 1 << i;
             handed[count++] = sockets.socket[i];
         }
+    if (anchor_pidfd >= 0)
+        handed[count++] = anchor_pidfd;
     must(descriptors_send(CONTROL, &made, sizeof made, handed, count, 0), "send the descriptors of the sandbox");
     listening_close(&sockets);
+    if (anchor_pidfd >= 0)
+        close(anchor_pidfd);
 }
 
 static void close_directories(void)
@@ -157,21 +188,60 @@ static void kill_run(void)
         ;
 }
 
+/* Return the entry of a watched process, or NULL. Pid 0: return a free entry. */
+static pid_t *entry_of(pid_t pid)
+{
+    for (size_t i = 0; i < MAX_WATCHED; i++)
+        if (watched[i] == pid)
+            return &watched[i];
+    return NULL;
+}
+
+static void report_child(pid_t pid, int status, const struct rusage *use)
+{
+    const struct report ended = {
+        .type = REPORT_CHILD_ENDED,
+        .value = status,
+        .pid = pid,
+        .user_us = (uint64_t)use->ru_utime.tv_sec * 1000000u + (uint64_t)use->ru_utime.tv_usec,
+        .system_us = (uint64_t)use->ru_stime.tv_sec * 1000000u + (uint64_t)use->ru_stime.tv_usec,
+    };
+    send_report(&ended);
+}
+
+/* A process that has ended before it was watched was killed. Nobody else waits for it, because the process that has
+ * forked it has ended. */
+static void watch_process(pid_t pid)
+{
+    const struct rusage unknown = {0};
+    pid_t *entry = entry_of(0);
+    if (!entry || kill(pid, 0))
+        report_child(pid, SIGKILL, &unknown);
+    else
+        *entry = pid;
+}
+
 /* Reap processes that have ended. If the program is among them, kill the others and report its end. */
 static void reap(void)
 {
+    struct rusage use;
     int status;
-    pid_t pid;
-    while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
+    pid_t pid, *entry;
+    while ((pid = wait4(-1, &status, WNOHANG, &use)) > 0)
         if (pid == program) {
             kill_run();
             report(REPORT_PROGRAM_ENDED, status, "");
+        } else if ((entry = entry_of(pid))) {
+            *entry = 0;
+            report_child(pid, status, &use);
         }
 }
 
 static void attach_code(void)
 {
     int changes = dirs.directory[WRITABLE_WORK];
+    if (anchor)
+        anchor_stop(anchor);
     attach_work(changes);
     attach_slot(changes);
     close(changes);
@@ -181,15 +251,22 @@ static void attach_code(void)
     report(REPORT_ATTACHED, 0, "");
 }
 
+static void stop_serving_filter(void)
+{
+    if (filter_listener >= 0)
+        close(filter_listener);
+    filter_listener = -1;
+}
+
 /* Receive one command and carry it out. */
 static void obey(void)
 {
-    char command;
+    struct command_message message = {0};
     int descriptor = -1;
     size_t count;
-    if (descriptors_receive(CONTROL, &command, 1, &descriptor, 1, &count, 0) <= 0)
+    if (descriptors_receive(CONTROL, &message, sizeof message, &descriptor, 1, &count, 0) <= 0)
         _exit(0); /* the supervisor has ended, and the container with it */
-    switch ((enum command)command) {
+    switch ((enum command)message.command) {
     case COMMAND_ATTACH_CODE:
         attach_code();
         break;
@@ -203,6 +280,13 @@ static void obey(void)
         kill_run();
         report(REPORT_RUN_KILLED, 0, "");
         break;
+    case COMMAND_STOP_NETLINK:
+        stop_serving_filter();
+        report(REPORT_NETLINK_STOPPED, 0, "");
+        break;
+    case COMMAND_WATCH:
+        watch_process(message.pid);
+        break;
     }
 }
 
@@ -211,8 +295,7 @@ static void serve_filter(short events)
 {
     if ((events & POLLIN) && netlink_serve(filter_listener))
         return;
-    close(filter_listener);
-    filter_listener = -1;
+    stop_serving_filter();
 }
 
 __attribute__((noreturn)) static void serve(void)
@@ -240,14 +323,18 @@ void init_main(struct sandbox_plan plan)
 {
     setup_descriptors(&plan);
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    setup_user();
+    if (plan.run_namespace < 0)
+        setup_user();
     setup_writable_dirs(&dirs, &plan.work);
     setup_proc();
     setup_host_name();
-    setup_loopback();
+    /* An import has no network: between runs, nothing watches the kernel memory of the importer's sockets. */
+    if (!plan.confinement.importer)
+        setup_loopback();
     fork_precreated_process(&plan);
     setup_child_signals();
-    report_made(); /* opens the listening sockets after the fork, so that no process of the run has a copy */
+    int anchor_pidfd = plan.run_namespace < 0 ? -1 : start_anchor(plan.run_namespace);
+    report_made(anchor_pidfd); /* opens the listening sockets after the fork, so that no process of the run has a copy */
     close_directories();
     serve();
 }

@@ -13,6 +13,9 @@ struct sandbox_plan {
     int process[PROCESS_DESCRIPTORS]; /* of the pre-created process; all -1: the zygote forks it, not init */
     struct confinement confinement;   /* of that process */
     struct work_limits work;
+    /* In a sandbox for a run of the importer: the user namespace of runs, as a descriptor (importer_namespaces.h). Init
+     * starts in a user namespace that is ready. Else -1. */
+    int run_namespace;
 };
 
 /* Run as init, in a new process with new namespaces. */

@@ -22,6 +22,8 @@
  *                                            into each sandbox and reaps it
  *   init                 supervisor          process 1 of one sandbox: makes its mounts and its network, kills and reaps
  *                                            its processes
+ *   importer             zygote              only for functions that ask for it: an interpreter in its own sandbox that
+ *                                            has imported the function's packages; forks a process into each sandbox
  *   pre-created process  init or the zygote  one in each sandbox, confined: waits for one job and becomes the program
  *   the others           the program         none of them outlives the run; init reaps them
  *
@@ -50,7 +52,7 @@
  * supervisor.
  *
  * Read next: launcher.h; wire.h; run.c, for one run; level.h, with level_sandbox.c and level_shared.c; waiting.h; sandbox.c, and
- * sandbox_init.c for the inside of a sandbox; zygote.c; confine.c and filter.c; then outputs.c,
+ * sandbox_init.c for the inside of a sandbox; zygote.c; importer.h; confine.c and filter.c; then outputs.c,
  * writable.c, listening.h and netlink.h. */
 #define _GNU_SOURCE
 #include "launcher.h"
@@ -112,7 +114,12 @@ static void prepare(const uint8_t *frame, size_t length)
 {
     if (!length)
         die("short preparation");
-    const struct new_code code = {frame[0], (const char *)frame + 1, length - 1};
+    const struct new_code code = {
+        .limits_changed = frame[0] & PREPARE_LIMITS_CHANGED,
+        .modules = (const char *)frame + 1,
+        .modules_length = length - 1,
+        .reuses_imports = frame[0] & PREPARE_REUSE,
+    };
     if (has_code && !writable_wipe_one(WRITABLE_WORK)) {
         errno = 0;
         die("the previous code cannot be removed");
@@ -120,7 +127,7 @@ static void prepare(const uint8_t *frame, size_t length)
     has_code = 1;
     struct ready_report report = unpack_slot_code(container_dirs.directory[WRITABLE_WORK]);
     if (!report.error)
-        level->take_code(&code);
+        report.imports = level->take_code(&code);
     wire_send_ready(&report);
 }
 

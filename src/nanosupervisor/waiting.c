@@ -30,6 +30,11 @@ void waiting_set_up(const struct work_limits *work)
     waiting.work = *work;
 }
 
+const struct work_limits *waiting_limits(void)
+{
+    return &waiting.work;
+}
+
 /* ---- creating and discarding -------------------------------------------------------------------------- */
 
 static int is_complete(const struct sandbox *sandbox)
@@ -37,14 +42,26 @@ static int is_complete(const struct sandbox *sandbox)
     return sandbox->stage == (waiting.has_code ? STAGE_ATTACHED : STAGE_WAITING);
 }
 
+/* If the importer cannot fork any more, the zygote does. */
+static enum kind choose_kind(void)
+{
+    if (waiting.purpose.kind == KIND_IMPORTER && importer_is_running())
+        return KIND_IMPORTER;
+    if (waiting.purpose.kind == KIND_EXEC || waiting.failures || !zygote_is_running())
+        return KIND_EXEC;
+    return waiting.purpose.kind == KIND_IMPORTER ? KIND_ZYGOTE : waiting.purpose.kind;
+}
+
 static void begin_one(void)
 {
     struct entry *entry = &waiting.entries[waiting.count++];
-    int can_wait = waiting.purpose.kind != KIND_EXEC && !waiting.failures && zygote_is_running();
     *entry = (struct entry){0};
-    sandbox_begin(&entry->sandbox, &waiting.work, &waiting.purpose.confinement,
-                  can_wait ? waiting.purpose.kind : KIND_EXEC);
-    if (entry->sandbox.stage == STAGE_FAILED)
+    sandbox_begin(&entry->sandbox, &waiting.work, &waiting.purpose.confinement, choose_kind());
+    if (entry->sandbox.stage != STAGE_FAILED)
+        return;
+    if (entry->sandbox.parent == PARENT_IMPORTER)
+        importer_note_failure();
+    else
         waiting.failures++;
 }
 
@@ -103,7 +120,7 @@ size_t waiting_watch(struct pollfd events[WAITING_EVENTS])
         count += sandbox_watch(&waiting.entries[i].sandbox, events + count);
     if (waiting.count && zygote_is_running())
         events[count++] = (struct pollfd){zygote_fd(), POLLIN, 0};
-    return count;
+    return count + importer_watch(events + count);
 }
 
 static void advance(struct sandbox *sandbox)
@@ -112,20 +129,24 @@ static void advance(struct sandbox *sandbox)
     sandbox_advance(sandbox);
     if (sandbox->stage == STAGE_WAITING && waiting.has_code)
         sandbox_attach_code(sandbox, waiting.names);
-    if (sandbox->names != NAMES_UNKNOWN)
+    if (sandbox->names != NAMES_UNKNOWN && sandbox->parent == PARENT_ZYGOTE)
         waiting.names = sandbox->names;
     if (sandbox->stage == before)
         return;
     if (is_complete(sandbox))
         waiting.failures = 0;
-    /* A process that has waited before it was killed says nothing about the next one. */
-    if (sandbox->stage == STAGE_FAILED && before != STAGE_WAITING && before < STAGE_ATTACHING)
+    /* A process that has waited before it was killed says nothing about the next one. After a failed fork of the
+     * importer, the zygote forks. */
+    if (sandbox->stage == STAGE_FAILED && sandbox->parent == PARENT_IMPORTER)
+        importer_note_failure();
+    else if (sandbox->stage == STAGE_FAILED && before != STAGE_WAITING && before < STAGE_ATTACHING)
         waiting.failures++;
 }
 
 void waiting_advance(void)
 {
     zygote_receive();
+    importer_receive();
     for (size_t i = 0; i < waiting.count; i++)
         advance(&waiting.entries[i].sandbox);
 }

@@ -9,6 +9,7 @@
 #define WAITING_H
 
 #include "confine.h"
+#include "importer.h"
 #include "interpreter.h"
 #include "sandbox.h"
 #include "sandbox_mounts.h"
@@ -19,7 +20,7 @@
 #define MAX_WAITING 2
 
 /* The number of descriptors that waiting_watch() adds at most. */
-#define WAITING_EVENTS (MAX_WAITING * SANDBOX_EVENTS + 1)
+#define WAITING_EVENTS (MAX_WAITING * SANDBOX_EVENTS + 1 + IMPORTER_EVENTS)
 
 /* What the next sandboxes are for. If the interpreter does not start, a process of KIND_EXEC waits instead: programs
  * then start more slowly, but give the same results. */
@@ -30,6 +31,7 @@ struct purpose {
 
 /* Set the limits that are the same for all sandboxes of the container. */
 void waiting_set_up(const struct work_limits *work);
+const struct work_limits *waiting_limits(void);
 /* Begin to create sandboxes for this purpose until `count` exist. Those that have failed are replaced. */
 void waiting_fill(size_t count, const struct purpose *purpose);
 /* Have the code mounted into all sandboxes that wait, and into later ones, as soon as possible. */

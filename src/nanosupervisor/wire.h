@@ -10,15 +10,14 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
-#define PROTOCOL_VERSION 6u
+#define PROTOCOL_VERSION 7u
 
 enum frame_type {
     /* worker -> supervisor */
     FRAME_CONFIGURE = 'C', /* struct configuration, its listening addresses, then NUL-terminated names of modules that
                               the zygote imports */
-    FRAME_PREPARE = 'P',   /* take the packs in /slot (unpack.h). u8: whether the memory limit has changed, which an
-                              interpreter reads when it starts; then NUL-terminated names of modules that the code
-                              imports */
+    FRAME_PREPARE = 'P',   /* take the packs in /slot (unpack.h). u8: PREPARE_…; then NUL-terminated names of modules that
+                              the code imports */
     FRAME_RUN = 'R',       /* struct run_request, then its strings and the payload */
     FRAME_KILL = 'K',      /* empty: end the run now */
 
@@ -33,6 +32,34 @@ enum frame_type {
     FRAME_DATA = 'D',    /* bytes of a file */
     FRAME_REFUSED = 'N', /* u8 reason, then the path that is not sent; an empty path means all of /output */
     FRAME_DONE = 'Z',    /* u8. 1: nothing of the run is left. 0: the container must not be used again */
+};
+
+#define PREPARE_LIMITS_CHANGED 1u /* the memory limit has changed, which an interpreter reads when it starts */
+#define PREPARE_REUSE 2u          /* import the installed packages once, for all runs (importer.h) */
+
+/* Whether runs get the installed packages of their code imported, and the reason if they do not. */
+enum imports_state {
+    IMPORTS_OFF = 0,         /* not requested */
+    IMPORTS_REUSED = 1,
+    IMPORTS_UNAVAILABLE = 2, /* the isolation level, the language or the host does not allow it */
+    IMPORTS_NONE = 3,        /* the code imports no installed package */
+    IMPORTS_SHADOWED = 4,    /* the code has a file with the name of a module that the zygote has imported */
+    IMPORTS_FAILED = 5,      /* an import has raised an exception */
+    IMPORTS_SLOW = 6,
+    IMPORTS_ENDED = 7,       /* the importer has ended, or has broken the protocol */
+    IMPORTS_PRINTED = 8,
+    IMPORTS_FILES = 9,       /* files were written */
+    /* An import has left one of these: */
+    IMPORTS_THREADS = 10,
+    IMPORTS_CHILDREN = 11,
+    IMPORTS_DESCRIPTORS = 12,
+    IMPORTS_SIGNALS = 13,     /* signal handlers or timers */
+    IMPORTS_PROCESS = 14,     /* another working directory, umask or limit */
+    IMPORTS_ENVIRONMENT = 15, /* other environment variables */
+    IMPORTS_INTERPRETER = 16, /* another sys.path, other streams, hooks or settings of the interpreter */
+    IMPORTS_MEMORY = 17,      /* writable memory that forks share */
+    IMPORTS_OWN_CODE = 18,    /* a package has imported a module that belongs to no installed package */
+    IMPORTS_STATES
 };
 
 #define LEVEL_SHARED 1u  /* a program runs in the container itself */
@@ -78,6 +105,7 @@ struct __attribute__((packed)) ready_report {
     uint32_t error; /* 0: ready; else the errno of the failure: EBADMSG for a damaged pack */
     uint32_t files; /* made */
     uint64_t bytes; /* made */
+    uint8_t imports; /* enum imports_state */
 };
 
 #define EXIT_TIMED_OUT 1u    /* the program was ended at its deadline */

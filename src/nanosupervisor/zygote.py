@@ -31,7 +31,7 @@ import hidden_modules  # type: ignore[import-not-found] # noqa: E402
 
 WORK = "/work"
 MODULES = hidden_modules.HiddenModules(PLAIN_MODULES, WORK)
-OWN_MODULES = ("_nanozygote", "hidden_modules")
+OWN_MODULES = ("_nanozygote", "hidden_modules", "importer")
 
 with MODULES.recorder():
     import _nanozygote  # type: ignore[import-not-found] # zygote_module.c
@@ -193,11 +193,27 @@ def open_streams() -> None:
         os.close(spent)
 
 
-def serve() -> None:
-    """Serve the supervisor. Return only in a forked process."""
+def serve() -> bool:
+    """Serve the supervisor. Return only in a forked process: whether it is to be the importer."""
     message = b"R"  # ready; later b"p" and the result of `preload` (zygote_protocol.h)
-    while (more := _nanozygote.serve(message)) is not None:
+    while isinstance(more := _nanozygote.serve(message), tuple):
         message = b"p" + bytes([preload(*more)])
+    return more is not None
+
+
+def serve_as_importer() -> None:
+    """Import the packages of the code, and serve the supervisor. Return only in a process for a run."""
+    sys.path.insert(0, HERE)
+    sys.modules |= {"_nanozygote": _nanozygote, "hidden_modules": hidden_modules}
+    import importer  # type: ignore[import-not-found] # noqa: PLC0415 - only the importer needs it
+
+    del sys.path[0]
+    for name in OWN_MODULES:
+        del sys.modules[name]
+    renew_secrets()
+    message = JOB_READY  # later b"i" and the result (zygote_protocol.h)
+    while _nanozygote.serve_importer(message):
+        message = b"i" + bytes([importer.prepare(sys.modules["__main__"])])
 
 
 # --- in a forked process, before its job
@@ -425,7 +441,8 @@ def main() -> "NoReturn":
         warm_up()
     open_streams()
     hide_modules(PRELOADED)
-    serve()
+    if serve():
+        serve_as_importer()
     serve_run()
 
 

@@ -8,12 +8,14 @@
 #include <Python.h>
 
 #include "zygote_config.h"
+#include "zygote_importer.h"
 #include "zygote_imports.h"
 #include "zygote_program.h"
 #include "zygote_server.h"
 
 #include <dlfcn.h>
 #include <errno.h>
+#include <link.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/random.h>
@@ -56,19 +58,25 @@ static int random_status(void)
     return 1;
 }
 
-/* Make OpenSSL take its random numbers from the kernel. Normally OpenSSL detects a fork by a new process number.
+/* Normally OpenSSL detects a fork by a new process number.
  * But the number is the same in each sandbox, and may be the zygote's number. So two runs would get the same
  * random numbers. To seed OpenSSL again would take 1 ms for each run; the kernel's numbers need no seed. If no
- * module has loaded OpenSSL, this does nothing. */
-static void take_openssl_numbers_from_kernel(void)
+ * module has loaded OpenSSL, this does nothing. A package may contain another libcrypto. */
+static int renew_library(struct dl_phdr_info *object, size_t Py_UNUSED(size), void *Py_UNUSED(nothing))
 {
     static const struct random_method kernel = {random_seed, random_bytes, NULL,
                                                 random_add,  random_bytes, random_status};
-    static int done;
-    void *library = done ? NULL : dlopen("libcrypto.so.3", RTLD_NOLOAD | RTLD_LAZY);
+    const char *slash = strrchr(object->dlpi_name, '/'), *name = slash ? slash + 1 : object->dlpi_name;
+    void *library = strncmp(name, "libcrypto", 9) ? NULL : dlopen(object->dlpi_name, RTLD_NOLOAD | RTLD_LAZY);
     int (*set_method)(const struct random_method *) = library ? dlsym(library, "RAND_set_rand_method") : NULL;
     if (set_method)
-        done = set_method(&kernel);
+        set_method(&kernel);
+    return 0;
+}
+
+void importer_renew_openssl(void)
+{
+    dl_iterate_phdr(renew_library, NULL);
 }
 
 /* --- the module */
@@ -94,6 +102,7 @@ static PyObject *module_serve(PyObject *Py_UNUSED(module), PyObject *arguments)
 {
     static const struct zygote_hooks hooks = {PyOS_BeforeFork, PyOS_AfterFork_Parent, PyOS_AfterFork_Child};
     static struct zygote_request request;
+    struct fork_request forked;
     static int is_set_up;
     const char *first;
     Py_ssize_t length;
@@ -102,12 +111,15 @@ static PyObject *module_serve(PyObject *Py_UNUSED(module), PyObject *arguments)
     if (!is_set_up)
         zygote_set_up();
     is_set_up = 1;
-    take_openssl_numbers_from_kernel();
+    importer_renew_openssl();
     if (program_freeze())
         return NULL;
     zygote_answer(first, (size_t)length);
     if (zygote_serve(&request, &hooks)) /* in C, because Python would take time */
         return names_of(&request);
+    memcpy(&forked, request.bytes, sizeof forked);
+    if (forked.confinement.importer)
+        Py_RETURN_TRUE;
     if (program_note_start())
         return NULL;
     Py_RETURN_NONE;
@@ -131,9 +143,17 @@ static PyObject *module_restore_signals(PyObject *Py_UNUSED(module), PyObject *P
 
 static PyMethodDef methods[] = {
     {"serve", module_serve, METH_VARARGS,
-     "serve(message) -> None | (modules, entries)\n\nSend the message and serve the supervisor. Return None in a "
-     "new process, which is confined and has the job socket as descriptor 3. In the zygote itself return the modules "
-     "to import and the names in the code's directory. End the process when the supervisor has ended."},
+     "serve(message) -> None | True | (modules, entries)\n\nSend the message and serve the supervisor. Return None in a "
+     "new process, which is confined and has the job socket as descriptor 3; True in a new process that is to be the "
+     "importer. In the zygote itself return the modules to import and the names in the code's directory. End the "
+     "process when the supervisor has ended."},
+    {"serve_importer", importer_serve, METH_VARARGS,
+     "serve_importer(message) -> None | True\n\nSend the message and serve the supervisor, in the importer. Return None in a "
+     "new process, like serve(); in the importer itself, True when it is to import the packages of the code."},
+    {"is_alone", importer_is_alone, METH_NOARGS, "Whether a fork of this process finds no other thread."},
+    {"process_state", importer_process_state, METH_NOARGS,
+     "process_state() -> (signals, variables)\n\nReturn a value that changes with the signal handlers, the signal mask "
+     "and the timers of this process, and the environment of its C library."},
     {"hook", imports_hook, METH_VARARGS,
      "hook(waiting, hand_out)\n\nMake the import of a name in the dict `waiting` call hand_out(name) first."},
     {"hold", imports_hold, METH_O, "hold(object)\n\nKeep the object alive and stop counting its references."},
@@ -152,7 +172,7 @@ static struct PyModuleDef definition = {
 
 PyMODINIT_FUNC PyInit__nanozygote(void)
 {
-    if (program_import_modules() || config_set_program(L"/work", L"/work/main.py"))
+    if (importer_note_threads_at_fork() || program_import_modules() || config_set_program(L"/work", L"/work/main.py"))
         return NULL;
     return PyModule_Create(&definition);
 }

@@ -1,5 +1,5 @@
 /* Messages between the supervisor (zygote.c) and the zygote (zygote_module.c), over a SOCK_SEQPACKET
- * socket. Integers are little-endian. */
+ * socket; and between the supervisor (importer.c) and the importer (zygote_importer.c). Integers are little-endian. */
 #ifndef ZYGOTE_PROTOCOL_H
 #define ZYGOTE_PROTOCOL_H
 
@@ -20,9 +20,14 @@ enum zygote_message {
     ZYGOTE_FORKED = 'f',    /* struct forked: the answer to ZYGOTE_FORK */
     ZYGOTE_PRELOADED = 'p', /* struct preloaded: the answer to ZYGOTE_PRELOAD */
     ZYGOTE_ENDED = 'X',     /* struct ended: a forked process has ended */
+    /* Supervisor -> importer; also ZYGOTE_FORK, to which it answers with pid 0. */
+    IMPORTER_IMPORT = 'I', /* empty: import the installed packages of the code */
+    /* Importer -> supervisor. */
+    IMPORTER_IMPORTED = 'i', /* struct imported: the answer */
 };
 
-/* The descriptors of a ZYGOTE_FORK message: those of the new process, then a pidfd of the sandbox's init. */
+/* The descriptors of a ZYGOTE_FORK message: those of the new process, then a pidfd of the sandbox's init; for the
+ * importer, of its anchor. */
 enum { FORK_INIT = PROCESS_DESCRIPTORS, FORK_DESCRIPTORS };
 
 struct __attribute__((packed)) fork_request {
@@ -39,6 +44,13 @@ struct __attribute__((packed)) forked {
 struct __attribute__((packed)) preloaded {
     char type;
     uint8_t ok; /* 0: a module failed, or has the name of a file of the code; this zygote must not be used */
+};
+
+#define IMPORTED_ALL 1 /* IMPORTS_REUSED */
+
+struct __attribute__((packed)) imported {
+    char type;
+    uint8_t state; /* enum imports_state in wire.h */
 };
 
 struct __attribute__((packed)) ended {

@@ -47,7 +47,7 @@ void zygote_set_up(void)
 
 /* ---- a process for a run ------------------------------------------------------------------------------ */
 
-__attribute__((noreturn)) static void fail(const char *step)
+void zygote_fail(const char *step)
 {
     dprintf(STDERR_FILENO, "nanosupervisor: a process for the run could not be created: %s: %s\n", step,
             strerror(errno));
@@ -68,22 +68,27 @@ static void take_descriptors(const int *descriptors)
 {
     if (dup2(descriptors[PROCESS_IN], STDIN_FILENO) < 0 || dup2(descriptors[PROCESS_OUT], STDOUT_FILENO) < 0 ||
         dup2(descriptors[PROCESS_ERR], STDERR_FILENO) < 0 || dup2(descriptors[PROCESS_JOB], JOB_SOCKET) < 0)
-        fail("take its descriptors");
+        zygote_fail("take its descriptors");
     if (close_range(JOB_SOCKET + 1, ~0u, 0))
-        fail("close the zygote's descriptors");
+        zygote_fail("close the zygote's descriptors");
+}
+
+void zygote_become_run(const int *descriptors)
+{
+    take_descriptors(descriptors);
+    unblock_signals();
+    if (chdir("/"))
+        zygote_fail("chdir to its root");
 }
 
 static void enter_sandbox(const struct fork_request *request, const int *descriptors)
 {
     uint32_t namespaces = request->namespaces & ~(uint32_t)CLONE_NEWPID; /* the fork has entered this one */
     if (namespaces && setns(descriptors[FORK_INIT], (int)namespaces))
-        fail("enter its namespaces");
-    take_descriptors(descriptors);
-    unblock_signals();
-    if (chdir("/"))
-        fail("chdir to its root");
+        zygote_fail("enter its namespaces");
+    zygote_become_run(descriptors);
     if (confine(&request->confinement, JOB_SOCKET))
-        fail("confine");
+        zygote_fail("confine");
 }
 
 static void call(void (*hook)(void))
@@ -126,7 +131,7 @@ void zygote_answer(const void *message, size_t size)
         _exit(0); /* the supervisor has ended, and the container with it */
 }
 
-static void receive(struct zygote_request *request)
+void zygote_receive(struct zygote_request *request)
 {
     ssize_t got = descriptors_receive(CONTROL, request->bytes, MAX_ZYGOTE_MESSAGE, request->descriptors,
                                       FORK_DESCRIPTORS, &request->descriptor_count, 0);
@@ -180,7 +185,7 @@ int zygote_serve(struct zygote_request *request, const struct zygote_hooks *hook
             report_ended();
         if (!events[0].revents)
             continue;
-        receive(request);
+        zygote_receive(request);
         if (request->bytes[0] == ZYGOTE_PRELOAD)
             return 1;
         if (request->bytes[0] == ZYGOTE_FORK && !serve_fork(request, hooks))

@@ -29,4 +29,13 @@ void zygote_answer(const void *message, size_t size);
  * in each new process. It is confined, and has the job socket as descriptor 3. */
 int zygote_serve(struct zygote_request *request, const struct zygote_hooks *hooks);
 
+/* For the importer, which serves its messages by itself (zygote_importer.c): receive the next message. Exit if the
+ * supervisor has ended. */
+void zygote_receive(struct zygote_request *request);
+/* In a forked process: take the descriptors of a run, close all others, receive all signals, and leave the zygote's
+ * directory. */
+void zygote_become_run(const int *descriptors);
+/* Exit from a forked process that could not enter its sandbox or confine itself. */
+__attribute__((noreturn)) void zygote_fail(const char *step);
+
 #endif

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from nanoagent.code.imports import STANDARD
+from nanoagent.supervisor.wire import ImportsState
 from support.programs.languages import documented_version
 from support.sandboxes.identity import ENVIRONMENT, interpreters
 from support.sandboxes.identity_programs import PROGRAMS
@@ -67,6 +68,37 @@ def test_the_version_is_the_documented_one(both):
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_program_cannot_tell_which_interpreter_it_got(both, name):
     assert_same(both, files_of(PROGRAMS[name]))
+
+
+# --- the same in a process of the importer
+
+
+_INSTALLED = {
+    "installed/__init__.py": "from . import part\nfrom .part import value\nstate = []\n",
+    "installed/part.py": "value = 1\n",
+    "single.py": "import decimal\n",
+}
+_INSTALLED_IMPORTS = "import installed.part\nfrom installed import value\nimport single\n"
+
+
+@pytest.fixture(scope="module")
+def reusing() -> Iterator[Interpreters]:
+    """An importer that has imported packages of the code, beside the zygote of `both`."""
+    with interpreters() as made:
+        made.ask(do="start", modules=list(STANDARD))
+        assert made.install(_INSTALLED, [], _INSTALLED_IMPORTS) == ImportsState.REUSED
+        yield made
+
+
+def assert_same_with_importer(reusing: Interpreters, files: dict[str, bytes], **changes: Any) -> Outcome:
+    plain = without_addresses(reusing.run("plain", files, **changes))
+    assert without_addresses(reusing.run("importer", files, **changes)) == plain
+    return plain
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_program_cannot_tell_that_its_packages_are_imported(reusing, name):
+    assert_same_with_importer(reusing, files_of(PROGRAMS[name]))
 
 
 # --- jobs that are started plainly after all, and other words on the command line

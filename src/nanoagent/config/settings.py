@@ -261,6 +261,11 @@ class Settings(BaseSettings):
         "function's code imports), none, or names for all functions, separated by "
         "commas",
     )
+    function_reuse: Literal["imports", "none"] = Field(
+        "imports",
+        description="what jobs may reuse of earlier runs of their function: imports (a job with `reuse: "
+        "imports` gets installed Python packages imported), or none",
+    )
     python_bytecode: Literal["auto", "never"] = Field(
         "auto",
         description="auto: Python code is compiled once in the background, and later runs use the byte code; "

@@ -90,6 +90,8 @@ class RunningContainer:
         base_bytes: The memory that it held just after it was bound, without the page cache.
         held_bytes: The memory that it held when it was last measured without a run, without the page cache.
         sandbox_bytes: The memory of one of its sandboxes before a run; 0 if it has not been measured.
+        imports_refusal: Why the supervisor was not asked to import the packages of the code once; `OFF` if
+            it was asked, or if the function does not want it.
     """
 
     def __init__(
@@ -116,6 +118,7 @@ class RunningContainer:
         self.base_bytes = 0
         self.held_bytes = 0
         self.sandbox_bytes = 0
+        self.imports_refusal = wire.ImportsState.OFF
 
     def renew(self, session: Session) -> None:
         """Note that the container is generic again.
@@ -126,6 +129,11 @@ class RunningContainer:
         self.session = session
         self.idle_memory = None if self.group is None else IdleMemory(self.group)
         self.base_bytes = self.held_bytes = self.sandbox_bytes = 0
+
+    @property
+    def imports(self) -> wire.ImportsState:
+        """Whether the next run gets the packages of its code imported, or the reason if not."""
+        return self.session.imports or self.imports_refusal
 
     @property
     def listening_sockets(self) -> ListeningSockets | None:

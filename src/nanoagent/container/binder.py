@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Final
 
 from nanoagent.common.units import MIB
 from nanoagent.container import charges
+from nanoagent.container.imports_reuse import ImportsReuse
 from nanoagent.container.limits import set_limits
 from nanoagent.model.errors import ContainerError
+from nanoagent.supervisor.wire import ImportsState
 
 if TYPE_CHECKING:
     from nanoagent.container.base import RunningContainer
@@ -31,6 +33,7 @@ class Binder:
         self._budget = context.budget
         self._changes = context.changes
         self._clock = context.clock
+        self._imports = ImportsReuse(context.metrics, context.clock)
 
     async def bind(self, pooled: PooledContainer, binding: Binding) -> None:
         """Bind a container. If it was bound before, the old code and program are removed first.
@@ -53,9 +56,26 @@ class Binder:
         await self._set_limits(container, binding, slack_bytes=2 * binding.tree_bytes + _PREPARATION_BYTES)
         modules = await asyncio.to_thread(binding.find_modules)
         limits_changed = binding.memory_mb != container.spec.memory_mb
-        await container.session.prepare(modules, limits_changed=limits_changed)
+        await self._prepare(container, binding, modules, limits_changed=limits_changed)
         await self._measure(pooled, binding)
         pooled.bound_ms = (self._clock() - begun) * 1000
+
+    async def _prepare(
+        self,
+        container: RunningContainer,
+        binding: Binding,
+        modules: tuple[str, ...],
+        *,
+        limits_changed: bool,
+    ) -> None:
+        if not binding.reuses_imports:
+            await container.session.prepare(modules, limits_changed=limits_changed)
+            return
+        container.imports_refusal = self._imports.refusal(binding)
+        tries = container.imports_refusal is ImportsState.OFF
+        await container.session.prepare(modules, limits_changed=limits_changed, reuses_imports=tries)
+        if tries:
+            self._imports.note(binding, container.session.imports)
 
     async def _measure(self, pooled: PooledContainer, binding: Binding) -> None:
         """Measure the memory of a container after the copy of the code, and count it in the budget."""

@@ -131,6 +131,7 @@ class BindingKey:
             have the same version, and one of them may have linked its program from earlier objects.
         owner: The owner of the function, with `CONTAINER_SHARING=tenant`. Functions of two owners may have
             the same ID and the same code.
+        reuses_imports: Whether the packages of the code are imported once.
         code: The key without the byte code. Containers with equal keys have the same code and program.
     """
 
@@ -139,10 +140,12 @@ class BindingKey:
     has_byte_code: bool = False
     program: Path | None = None
     owner: Owner | None = None
+    reuses_imports: bool = False
     code: CodeKey = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "code", (self.purpose, self.version, self.program, self.owner))
+        code = self.purpose, self.version, self.program, self.owner, self.reuses_imports
+        object.__setattr__(self, "code", code)
 
     def is_like(self, wanted: BindingKey) -> bool:
         """Whether a container with this key has the code of `wanted`, with or without its byte code."""
@@ -153,7 +156,7 @@ class BindingKey:
         return self.is_like(wanted) and self.has_byte_code >= wanted.has_byte_code
 
 
-CodeKey = tuple[str, FunctionVersion, "Path | None", Owner | None]
+CodeKey = tuple[str, FunctionVersion, "Path | None", Owner | None, bool]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +176,7 @@ class Binding:
         program: The built program; for a build, the objects of an earlier build; None if there is none.
         byte_code: A pack with byte code to put beside the code; None if there is none.
         find_modules: Returns the Python modules to import in advance. Blocking; it is called in a thread.
+        reuses_imports: Whether the packages of the code are imported once for all runs, if that is possible.
         purpose: `run`, `build` or `compile`. A container for builds or compilations serves no runs.
         owner: The owner of the function; None if it is unknown, or does not matter.
         key: The key of the binding. A container whose key does not serve it must be bound first.
@@ -189,13 +193,21 @@ class Binding:
     program: Path | None = None
     byte_code: Path | None = None
     find_modules: Callable[[], tuple[str, ...]] = tuple
+    reuses_imports: bool = False
     purpose: str = "run"
     owner: Owner | None = None
     key: BindingKey = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         version = FunctionVersion(self.function_id, self.runtime, self.digest, self.memory_mb)
-        key = BindingKey(self.purpose, version, self.byte_code is not None, self.program, self.owner)
+        key = BindingKey(
+            self.purpose,
+            version,
+            self.byte_code is not None,
+            self.program,
+            self.owner,
+            self.reuses_imports,
+        )
         object.__setattr__(self, "key", key)
 
     @property

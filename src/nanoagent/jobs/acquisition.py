@@ -16,7 +16,7 @@ from nanoagent.container.policy import Binding
 from nanoagent.jobs import source
 from nanoagent.jobs.owners import owner_of
 from nanoagent.model.errors import PlatformError, ReturnToQueue
-from nanoagent.model.job import Runtime
+from nanoagent.model.job import Reuse, Runtime
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -95,6 +95,8 @@ class Acquisition:
             fields["tree_bytes"] += byte_code.memory_bytes
         if job.runtime is Runtime.PYTHON and self._settings.python_preload == "auto":
             fields["find_modules"] = partial(imports.imported, tree.path)
+        if job.reuse is Reuse.IMPORTS and self._settings.function_reuse == "imports":
+            fields["reuses_imports"] = job.runtime is Runtime.PYTHON
         return Binding(**(fields | changes))
 
     async def acquire(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from nanoagent.container.execution import RunControl
 from nanoagent.model.result import Timings
 from nanoagent.network.base import AiUsage
+from nanoagent.supervisor.wire import ImportsState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -68,8 +69,11 @@ class FinishedRun:
         execution: How it ended.
         start: The state of its container before the run.
         isolation: Its isolation level.
+        imports: Whether it got the packages of its code imported, or the reason if not; `OFF` if the job does
+            not ask for that.
     """
 
     execution: Execution
     start: Start
     isolation: Isolation
+    imports: ImportsState = ImportsState.OFF

@@ -16,12 +16,14 @@ import msgspec
 from nanoagent.host.threads import in_thread
 from nanoagent.jobs.source import entry_source
 from nanoagent.jobs.tuner import Advice, RunUsage
-from nanoagent.languages import hints
+from nanoagent.languages import hints, reuse_hints
 from nanoagent.model import payload
 from nanoagent.model import result as results
 from nanoagent.model.errors import CachedRejection, CrashLoop, Rejected
+from nanoagent.model.job import Reuse
 from nanoagent.model.result import NOT_STARTED, OUTCOMES, ErrorType, Result
 from nanoagent.model.text import Text
+from nanoagent.supervisor.wire import ImportsState
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -123,6 +125,8 @@ class Executor:
                 )
         result = self._result(attempt, ended.error_type, ended.message, ended.exit_code)
         hint = await self._hint(job, tree, ended)
+        if run.imports and hint is None:
+            hint = reuse_hints.hint_for(run.imports)
         peak_bytes = None if ended.use is None else ended.use.peak_bytes
         duration_ms = round(ended.wall_ms)
         advice = self._advise(job, ended.error_type, peak_bytes, duration_ms)
@@ -139,6 +143,7 @@ class Executor:
             llm_token_count=attempt.ai_usage.tokens,
             start=run.start,
             isolation=run.isolation,
+            reuse=_reuse_of(run.imports) if run.imports else None,
             peak_memory_bytes=peak_bytes,
             optimization_tip=advice.tip,
             estimated_savings=advice.estimated_savings,
@@ -219,6 +224,11 @@ class Executor:
             worker_id=self._settings.worker_id,
             attempt=attempt.number,
         )
+
+
+def _reuse_of(imports: ImportsState) -> Reuse:
+    """Return what a run has reused whose job asks for that."""
+    return Reuse.IMPORTS if imports is ImportsState.REUSED else Reuse.NONE
 
 
 async def _payload_hint(job: Job, tree: CodeTree, ended: Execution) -> Text | None:

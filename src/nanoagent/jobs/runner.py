@@ -13,9 +13,9 @@ from nanoagent.jobs.acquisition import GRACE_MS, Acquisition
 from nanoagent.jobs.attempt import FinishedRun
 from nanoagent.jobs.builder import Builder
 from nanoagent.languages.recipes import RECIPES
-from nanoagent.model.job import Runtime
+from nanoagent.model.job import Reuse, Runtime
 from nanoagent.network.base import NetworkRun
-from nanoagent.supervisor.wire import RunRequest
+from nanoagent.supervisor.wire import ImportsState, RunRequest
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -80,13 +80,17 @@ class Runner:
         """Run the program in a container that has its code."""
         with attempt.timed("start"):
             await acquired.container.session.ready()
+        wants_imports = attempt.job.reuse is Reuse.IMPORTS
+        imports = (
+            (acquired.container.imports or ImportsState.UNAVAILABLE) if wants_imports else ImportsState.OFF
+        )
         request = self._request(attempt.job, prepare_next=acquired.reuse)
         network = self._open_network(attempt, acquired, request, folder)
         ended = await execution.execute(
             acquired, request, folder, attempt.control, network, language=attempt.job.runtime
         )
         attempt.timings.run = round(ended.wall_ms, 3)
-        return FinishedRun(ended, acquired.start, acquired.isolation)
+        return FinishedRun(ended, acquired.start, acquired.isolation, imports)
 
     def _open_network(
         self, attempt: Attempt, acquired: AcquiredContainer, request: RunRequest, folder: Path

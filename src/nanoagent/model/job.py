@@ -23,6 +23,13 @@ class Runtime(StrEnum):
     GO = "go"
 
 
+class Reuse(StrEnum):
+    """What the runs of a container reuse."""
+
+    NONE = "none"
+    IMPORTS = "imports"  # the packages of the code, imported once
+
+
 class NetworkPolicy(StrEnum):
     """The network that a run may use, the narrowest first."""
 
@@ -55,6 +62,7 @@ class Job:
         network: The network that the run may use.
         locale: The language of the result's texts.
         tenant_id: The owner of the function; None if the message does not name one.
+        reuse: What the run may reuse of earlier runs.
     """
 
     request_id: str
@@ -69,6 +77,7 @@ class Job:
     network: NetworkPolicy = NetworkPolicy.NONE
     locale: Locale = "en"
     tenant_id: str | None = None
+    reuse: Reuse = Reuse.NONE
 
     def version(self, digest: str) -> FunctionVersion:
         """Return the function version that the job runs.

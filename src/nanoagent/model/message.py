@@ -14,7 +14,7 @@ import msgspec
 
 from nanoagent.common.units import MIB
 from nanoagent.model.errors import Rejected, UnreadableMessage, one_line
-from nanoagent.model.job import MAX_TIMEOUT_MS, MIN_MEMORY_MB, Job, NetworkPolicy, Runtime
+from nanoagent.model.job import MAX_TIMEOUT_MS, MIN_MEMORY_MB, Job, NetworkPolicy, Reuse, Runtime
 from nanoagent.model.object_names import bucket_hint
 from nanoagent.model.result import ErrorType
 from nanoagent.model.text import LOCALES, Locale, Text
@@ -64,6 +64,9 @@ _BYTE_ORDER_MARK: Final = "\ufeff"
 _MARK: Final = re.compile(r"[ \t\n\r]*([{}:,]?)[ \t\n\r]*")
 
 
+_ABSENT: Final = msgspec.Raw()
+
+
 class _RawMessage(msgspec.Struct, rename="camel"):
     """The JSON of each known field of a message. Later steps decode each field alone, to find all errors."""
 
@@ -79,6 +82,7 @@ class _RawMessage(msgspec.Struct, rename="camel"):
     network: msgspec.Raw = msgspec.Raw()
     locale: msgspec.Raw = msgspec.Raw()
     tenant_id: msgspec.Raw = msgspec.Raw()
+    reuse: msgspec.Raw = _ABSENT
 
 
 _decoder = msgspec.json.Decoder(_RawMessage)
@@ -137,6 +141,7 @@ def parse_job(body: str | bytes, defaults: JobDefaults) -> Job:
         network=fields.network(raw_message.network, defaults.network),
         locale=fields.locale(raw_message.locale, defaults.locale),
         tenant_id=fields.text("tenantId", raw_message.tenant_id, "", longest=_MAX_TENANT_ID) or None,
+        reuse=Reuse.NONE if raw_message.reuse is _ABSENT else fields.reuse(raw_message.reuse),
     )
     if fields.problems:
         shown_runtime = _decode(raw_message.runtime, str) or Runtime.PYTHON
@@ -327,6 +332,15 @@ class _Fields:
             # With a narrower network the run would fail later, and the cause would be hard to find.
             self._refuse("network", raw, _NO_WIDER.format(widest=widest, wanted=wanted))
         return wanted
+
+    def reuse(self, raw: msgspec.Raw) -> Reuse:
+        if _is_absent(raw):
+            return Reuse.NONE
+        value = _decode(raw, str)
+        if value not in set(Reuse):
+            self._refuse("reuse", raw, _ONE_OF.format(values=", ".join(Reuse)))
+            return Reuse.NONE
+        return Reuse(str(value))
 
     def locale(self, raw: msgspec.Raw, default: Locale) -> Locale:
         if _is_absent(raw):

@@ -14,6 +14,7 @@ from typing import Final
 
 import msgspec
 
+from nanoagent.model.job import Reuse
 from nanoagent.model.text import Text
 
 
@@ -443,6 +444,7 @@ class Result(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     timings: Timings = msgspec.field(default_factory=Timings)
     start: Start | None = None
     isolation: Isolation | None = None
+    reuse: Reuse | None = None
     worker_id: str = ""
     attempt: int = 1
 

@@ -48,6 +48,9 @@ class Session:
     Args:
         writer: The writer of a Unix connection from which nothing has been read. The session takes over its
             transport.
+
+    Attributes:
+        imports: Whether the next run gets the packages of its code imported, as the last READY says.
     """
 
     def __init__(self, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -57,6 +60,7 @@ class Session:
         self._stream.connection_made(writer.transport)
         self._ready_by: float | None = None  # deadline of an outstanding READY, loop's time
         self._failure: ContainerError | None = None  # of a preparation
+        self.imports = wire.ImportsState.OFF
 
     @property
     def is_usable(self) -> bool:
@@ -106,18 +110,29 @@ class Session:
 
     # --- one run
 
-    async def prepare(self, modules: Sequence[str] = (), *, limits_changed: bool = False) -> None:
+    async def prepare(
+        self,
+        modules: Sequence[str] = (),
+        *,
+        limits_changed: bool = False,
+        reuses_imports: bool = False,
+    ) -> None:
         """Make the supervisor copy the code from the work directory, and wait until a run can start.
 
         Args:
             modules: Python modules that the zygote should import, in addition to those of the configuration.
             limits_changed: Whether to restart a waiting interpreter that has read the container's limits.
+            reuses_imports: Whether to import the packages of the code once for all runs, if that is possible.
+                Afterwards `imports` has the result.
 
         Raises:
             ContainerError: The preparation failed.
         """
         await self.ready()  # of a preparation that the supervisor began after the previous run
-        self._send(wire.PREPARE, bytes([limits_changed]) + wire.encode_names(modules))
+        self._send(
+            wire.PREPARE,
+            wire.encode_preparation(modules, limits_changed=limits_changed, reuses_imports=reuses_imports),
+        )
         self._expect_ready()
         await self.ready()
 
@@ -133,7 +148,8 @@ class Session:
             return
         left_s = max(0.0, self._ready_by - asyncio.get_running_loop().time())
         try:
-            _check_ready(await self._receive(left_s, allowed_s=_PREPARE_TIMEOUT_S))
+            frame = await self._receive(left_s, allowed_s=_PREPARE_TIMEOUT_S)
+            self.imports = _check_ready(frame).imports
         except ContainerError as exc:
             self._failure = exc
             raise
@@ -226,7 +242,7 @@ def _payload_of(frame: Frame, expected: bytes) -> bytes:
     return payload
 
 
-def _check_ready(frame: Frame) -> None:
+def _check_ready(frame: Frame) -> wire.ReadyReport:
     """Raise an error unless the frame is a READY that reports success."""
     report = wire.decode_ready(_payload_of(frame, wire.READY))
     if report.error == errno.EBADMSG:
@@ -236,3 +252,4 @@ def _check_ready(frame: Frame) -> None:
             f"the code could not be copied into the container: {os.strerror(report.error)} "
             f"after {report.files} files, {report.bytes} bytes (see CODE_MAX_UNPACKED_MB, CODE_MAX_ENTRIES)"
         )
+    return report

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import struct
 from dataclasses import dataclass
-from enum import IntFlag
+from enum import IntEnum, IntFlag
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from nanoagent.model.errors import ProtocolError, one_line
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from nanoagent.network.listening_sockets import ListeningAddress
 
-PROTOCOL_VERSION: Final = 6
+PROTOCOL_VERSION: Final = 7
 
 # Frames from the worker to the supervisor.
 CONFIGURE: Final = b"C"  # the configuration; sent once
@@ -48,10 +48,13 @@ _MAX_REASON_BYTES: Final = 500
 _HEADER: Final = struct.Struct("<Ic")
 _VERSION: Final = struct.Struct("<I")
 _CONFIGURATION: Final = struct.Struct("<BQIQQB")
-_READY: Final = struct.Struct("<IIQ")
+_READY: Final = struct.Struct("<IIQB")
 _EXIT: Final = struct.Struct("<IIQQQQQIIII")
 _FILE: Final = struct.Struct("<Q")
 _RUN: Final = struct.Struct("<IIIQIIQQIIIB")
+
+_LIMITS_CHANGED: Final = 1  # a flag of PREPARE
+_REUSE: Final = 2  # a flag of PREPARE
 
 LEVEL_SHARED: Final = 1
 LEVEL_SANDBOX: Final = 2
@@ -86,6 +89,43 @@ class ExitFlag(IntFlag):
     NOT_STARTED = 16  # exec failed; see `exec_error`
     ORPHANED = 32  # the zygote ended during the run, so the program's exit status is not known
     SOCKETS = 64  # the supervisor ended it, because its sockets used too much kernel memory
+
+
+class ImportsState(IntEnum):
+    """Whether the runs of a container get the packages of their code imported, or the reason if not."""
+
+    OFF = 0  # not requested
+    REUSED = 1
+    UNAVAILABLE = 2  # the isolation level, the language or the host does not allow it
+    NONE = 3  # the code imports no installed package
+    SHADOWED = 4  # the code has a file with the name of a module that the interpreter has imported already
+    FAILED = 5  # an import has raised an exception
+    SLOW = 6
+    ENDED = 7  # the interpreter has ended: by a signal, by itself, or because it broke the protocol
+    PRINTED = 8
+    FILES = 9  # an import has written files
+    THREADS = 10  # an import has left threads; so for the next ones
+    CHILDREN = 11
+    DESCRIPTORS = 12
+    SIGNALS = 13
+    PROCESS = 14  # another working directory, umask or limit
+    ENVIRONMENT = 15
+    INTERPRETER = 16
+    MEMORY = 17  # writable memory that forks share
+    OWN_CODE = 18  # a package has imported a module of the author's code
+
+    @property
+    def label(self) -> str:
+        """The name of the state in metrics and logs."""
+        return self.name.lower()
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether reuse was requested and is not possible because of the code."""
+        return self > ImportsState.UNAVAILABLE
+
+
+_IMPORTS_STATES: Final = {int(state): state for state in ImportsState}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +174,18 @@ def encode_names(names: Sequence[str]) -> bytes:
     return b"".join(name.encode() + b"\0" for name in names)
 
 
+def encode_preparation(modules: Sequence[str], *, limits_changed: bool, reuses_imports: bool) -> bytes:
+    """Encode the payload of PREPARE.
+
+    Args:
+        modules: Python modules that the zygote imports.
+        limits_changed: Whether to restart a waiting interpreter that has read the container's limits.
+        reuses_imports: Whether the packages of the code are imported once for all runs.
+    """
+    flags = (_LIMITS_CHANGED if limits_changed else 0) | (_REUSE if reuses_imports else 0)
+    return bytes([flags]) + encode_names(modules)
+
+
 @dataclass(frozen=True, slots=True)
 class ReadyReport:
     """The result of a preparation.
@@ -142,11 +194,13 @@ class ReadyReport:
         error: The errno of the failure; 0 if the next run is prepared.
         files: The number of files that were made.
         bytes: The size of these files, bytes.
+        imports: Whether runs get packages imported.
     """
 
     error: int
     files: int
     bytes: int
+    imports: ImportsState = ImportsState.OFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,9 +372,12 @@ def decode_level(payload: bytes) -> tuple[int, str]:
 
 def decode_ready(payload: bytes) -> ReadyReport:
     """Decode the payload of READY."""
-    error, files, size = _unpack(_READY, payload, "READY")
+    error, files, size, imports = _unpack(_READY, payload, "READY")
     _check_errno(error)
-    return ReadyReport(error, files, size)
+    try:
+        return ReadyReport(error, files, size, _IMPORTS_STATES[imports])
+    except KeyError:
+        raise ProtocolError(f"the supervisor reported the unknown state {imports} of imports") from None
 
 
 def decode_exit(payload: bytes) -> ExitReport:

@@ -25,7 +25,7 @@ _NESTING: Final = 300
 
 _FIELDS: Final = (
     *("requestId", "functionId", "runtime", "s3Key", "s3Bucket", "memoryMb", "timeoutMs", "input", "modelId"),
-    *("network", "locale", "tenantId"),
+    *("network", "locale", "tenantId", "reuse"),
 )
 
 
@@ -122,6 +122,7 @@ def _check_job(job: Job, document: dict[str, Any], body: str | bytes) -> None:
     assert job.network == given.get("network", DEFAULTS.network)
     assert job.locale == given.get("locale", DEFAULTS.locale)
     assert job.tenant_id == given.get("tenantId")
+    assert job.reuse == given.get("reuse", "none")
     text = job.payload.decode()
     assert text in ((body if isinstance(body, str) else body.decode()) if "input" in document else "{}")
     assert _parse(text, []) == document.get("input", {})

@@ -14,7 +14,7 @@ from nanoagent.supervisor.session import Session
 if TYPE_CHECKING:
     from pathlib import Path
 
-_READY = struct.Struct("<IIQ")
+_READY = struct.Struct("<IIQB")
 _EXIT = struct.Struct("<IIQQQQQIIII")
 _RUN_FIXED_BYTES = 57  # struct run_request of wire.h; its last byte is prepare_next
 
@@ -23,8 +23,8 @@ def hello(version: int = wire.PROTOCOL_VERSION) -> bytes:
     return wire.frame(wire.HELLO, struct.pack("<I", version))
 
 
-def ready(error: int = 0, files: int = 1, size: int = 10) -> bytes:
-    return wire.frame(wire.READY, _READY.pack(error, files, size))
+def ready(error: int = 0, files: int = 1, size: int = 10, imports: int = 0) -> bytes:
+    return wire.frame(wire.READY, _READY.pack(error, files, size, imports))
 
 
 def level(number: int, why_not_higher: str = "") -> bytes:

@@ -6,7 +6,6 @@ import hashlib
 import os
 import secrets
 import shutil
-import subprocess
 import tempfile
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -28,11 +27,12 @@ from nanoagent.telemetry.status import Health
 from support.checks.packs import packed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from nanoagent.container.execution import Execution
     from nanoagent.container.pool import AcquiredContainer
     from nanoagent.container.work_directory import WorkDirectory
+    from nanoagent.supervisor.wire import ImportsState
 
 
 def image_of(runtime: Runtime) -> str:
@@ -50,14 +50,6 @@ RUN_STDIN = {
     Runtime.PYTHON: {"main.py": INTERPRETER},
     Runtime.NODEJS: {"index.js": "eval(require('fs').readFileSync(0, 'utf8'));\n"},
 }
-# Reads the packages of the image from the disk, so that the pages are charged to this container. These
-# commands hold less than a MiB.
-FILL_PAGE_CACHE = """
-find /usr/lib -name '*.so*' -type f | while read -r name; do
-    dd if="$name" iflag=nocache count=0 2> /dev/null
-    cat "$name" > /dev/null
-done
-"""
 _UID_BASE = 1_900_000_000
 
 
@@ -101,11 +93,6 @@ def spec_for(home: WorkerHome, directory: WorkDirectory, *, image: str = IMAGE) 
         cpus=1.0,
         limits=LIMITS,
     )
-
-
-def exec_in(container_id: str, *command: str) -> None:
-    """Run a command in a container, in its control group, and let it continue."""
-    subprocess.run(["docker", "exec", "-d", container_id, *command], check=True)
 
 
 def request_for(payload: bytes, **changes: Any) -> RunRequest:
@@ -195,9 +182,25 @@ class Bench:
         """Run a snippet; `changes` are fields of `RunRequest`."""
         return await self.run_bound(self.binding(memory_mb), snippet, **changes)
 
-    async def run_bound(self, binding: Binding, snippet: str = "", **changes: Any) -> Ran:
-        """Run the main.py of a binding's tree with this standard input."""
+    async def run_bound(
+        self,
+        binding: Binding,
+        snippet: str = "",
+        *,
+        on_ready: Callable[[ImportsState], None] = lambda _: None,
+        **changes: Any,
+    ) -> Ran:
+        """Run the main.py of a binding's tree with this standard input.
+
+        Args:
+            binding: The function.
+            snippet: The standard input.
+            on_ready: Called with the state of the imports just before the run.
+            changes: Fields of `RunRequest`.
+        """
         async with self._pool.acquire(binding) as acquired:
+            await acquired.container.session.ready()
+            on_ready(acquired.container.imports)
             executed = await execution.execute(
                 acquired,
                 request_for(snippet.encode(), **changes),

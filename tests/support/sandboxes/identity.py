@@ -77,7 +77,7 @@ class Interpreters:
         environment: Mapping[str, str] = ENVIRONMENT,
         payload: str = '{"a": "ä"}',
     ) -> Outcome:
-        """Run a program `plain` or in a child of the `zygote`."""
+        """Run a program `plain`, or in a child of the `zygote` or of the `importer`."""
         answer = self.ask(
             do=how,
             files={name: base64.b64encode(content).decode() for name, content in files.items()},
@@ -88,11 +88,28 @@ class Interpreters:
         stdout, stderr = (base64.b64decode(answer[name]) for name in ("stdout", "stderr"))
         return Outcome(answer["status"], stdout, stderr)
 
+    def install(self, files: Mapping[str, str], copies: Sequence[str], imports: str) -> int:
+        """Put packages into the folder of all programs, and start an importer for them.
+
+        Args:
+            files: The files of packages.
+            copies: Modules of the image, to be copied.
+            imports: The import statements.
+
+        Returns:
+            A value of `ImportsState`.
+        """
+        encoded = {name: base64.b64encode(text.encode()).decode() for name, text in files.items()}
+        state: int = self.ask(do="install", files=encoded, copies=list(copies), imports=imports)["state"]
+        return state
+
 
 @contextmanager
 def interpreters(*, namespaces: bool = False, image: str = IMAGE) -> Iterator[Interpreters]:
     """Start a container with a zygote. `namespaces`: each child gets a PID namespace, as in a sandbox."""
-    tmpfs = [f"--tmpfs={folder}:exec,mode=1777" for folder in ("/work", "/tmp", "/output", "/input")]
+    tmpfs = [
+        f"--tmpfs={folder}:exec,mode=1777,size=400m" for folder in ("/work", "/tmp", "/output", "/input")
+    ]
     name = f"nanoagent-identity-{secrets.token_hex(4)}"
     command = [
         "docker",

@@ -9,6 +9,10 @@ request per line of standard input and answers with one line, both JSON:
     {"do": "start", "modules": [names]}      a new zygote instead of the previous one -> {}
     {"do": "abandon"}        a child of the zygote that gets no job    -> as for the first request
     {"do": "preload", "modules": [], "entries": []}         -> {"ok": bool}
+    {"do": "install", "files": {name: base64}, "copies": [names], "imports": text}    a new importer, which
+        has imported installed packages: these files, and copies of modules of the image
+        -> {"state": enum imports_state}
+    {"do": "importer", ...}        as the first request, in a process of the importer
 With `NAMESPACES=1` in the environment each child has its own PID namespace, as in a sandbox. Then a module
 `draws_at_import` exists, whose import starts every random number generator.
 """
@@ -35,7 +39,8 @@ CLONE_NEWPID = 0x20000000
 ZYGOTE = ["/usr/bin/python3", "main.py"]
 ZYGOTE_FOLDER = "/nanosupervisor/zygote"
 START_ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8"}
-CONFINEMENT = struct.pack("<QIB", 512 << 20, 256, 0)  # struct confinement of confine.h
+CONFINEMENT = struct.pack("<QIBB", 512 << 20, 256, 0, 0)  # struct confinement of confine.h
+OF_IMPORTER = struct.pack("<QIBB", 512 << 20, 256, 0, 1)
 NAMESPACES = CLONE_NEWPID if os.environ.get("NAMESPACES") else 0
 DRAWS_AT_IMPORT = """
 import random, ssl, tempfile
@@ -128,12 +133,46 @@ def end_at_once() -> None:
     os.waitpid(pid, 0)
 
 
-class Child:
-    """A process of the zygote that waits for its job."""
+class Importer:
+    """An importer, and the supervisor's end of its control socket.
+
+    Args:
+        zygote: The zygote that forks it.
+    """
 
     def __init__(self, zygote: Zygote) -> None:
+        self.control, end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        streams = [os.open("/dev/null", os.O_RDWR) for _ in range(3)]
+        ends = array.array("i", [end.fileno(), *streams])
+        request = b"F" + struct.pack("<I", 0) + OF_IMPORTER
+        zygote.control.sendmsg([request], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, ends)])
+        (pid,) = struct.unpack("<i", zygote.answer("f"))
+        if pid < 0:
+            raise OSError(-pid, "the zygote could not fork an importer")
+        for stream in streams:
+            os.close(stream)
+        while self.control.recv(16) != b"r":
+            pass
+
+    def load(self) -> int:
+        """Let it import the packages of the program in /work; return the state."""
+        self.control.send(b"I")
+        return self.control.recv(16)[1]
+
+    def close(self) -> None:
+        """Close the control socket, which must end the importer."""
+        self.control.close()
+
+
+class Child:
+    """A process of the zygote, or of an importer, that waits for its job."""
+
+    def __init__(self, zygote: Zygote, importer: Importer | None = None) -> None:
         self.zygote = zygote
+        self.importer = importer
         self.job, job = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        if importer:
+            self.job.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         self.stdout, stdout = os.pipe()
         self.stderr, stderr = os.pipe()
         stdin, self.stdin = os.pipe()
@@ -143,8 +182,10 @@ class Child:
             self.init, init = make_init(zygote.pid)
             ends.append(init)
         request = b"F" + struct.pack("<I", NAMESPACES) + CONFINEMENT
-        zygote.control.sendmsg([request], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", ends))])
-        (self.pid,) = struct.unpack("<i", zygote.answer("f"))
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", ends))]
+        (importer.control if importer else zygote.control).sendmsg([request], rights)
+        answer = importer.control.recv(16)[1:] if importer else zygote.answer("f")
+        (self.pid,) = struct.unpack("<i", answer)
         if self.pid < 0:
             raise OSError(-self.pid, "the zygote could not fork")
         job.close()
@@ -166,12 +207,21 @@ class Child:
         if self.init:
             os.kill(self.init, 9)
             os.waitpid(self.init, 0)
-        status, cpu_us = self.zygote.end_of(self.pid)
+        status, cpu_us = self.end()
         return answer | {"status": status, "cpu_us": cpu_us}
+
+    def end(self) -> tuple[int, int]:
+        """Wait for its end. As process 1, this process adopts the children of an importer."""
+        if self.importer is None:
+            return self.zygote.end_of(self.pid)
+        _, status, use = os.wait4(self.pid, 0)
+        return status, int((use.ru_utime + use.ru_stime) * 1e6)
 
     def is_ready(self) -> bool:
         """Wait until it is ready; close the listener of its filter, which arrives first."""
-        said = self.job.recv(1)
+        said, rights, _, _ = self.job.recvmsg(1, socket.CMSG_SPACE(12))
+        if self.importer and rights:
+            self.pid = struct.unpack("<iii", rights[0][2])[0]
         return (self.job.recv(1) if said == b"n" else said) == b"r"
 
     def abandon(self) -> dict[str, Any]:
@@ -255,6 +305,8 @@ def lay_out(files: dict[str, str], payload: str) -> None:
     """Make the files of a new sandbox."""
     for folder in (WORK, Path("/tmp"), Path("/output")):
         for entry in folder.iterdir():
+            if folder == WORK and entry.name in INSTALLED:
+                continue
             shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
     for name, content in files.items():
         path = WORK / name
@@ -263,10 +315,34 @@ def lay_out(files: dict[str, str], payload: str) -> None:
     PAYLOAD.write_text(payload)
 
 
+INSTALLED: set[str] = set()
+IMAGE_PACKAGES = Path("/usr/lib/python3/dist-packages")
+
+
+def install(files: dict[str, str], copies: list[str], imports: str) -> None:
+    """Put packages into /work, for all programs, as `pip install --target` does."""
+    INSTALLED.clear()
+    lay_out(files, "{}")
+    for name in copies:
+        source = IMAGE_PACKAGES / name
+        if source.is_dir():
+            shutil.copytree(source, WORK / name, symlinks=True, dirs_exist_ok=True)
+        else:
+            shutil.copy2(source, WORK / name)
+    INSTALLED.update(entry.name for entry in WORK.iterdir())
+    record = "".join(f"{path.relative_to(WORK)},,\n" for path in WORK.rglob("*") if path.is_file())
+    info = WORK / "installed-1.dist-info"
+    info.mkdir()
+    (info / "RECORD").write_text(record)
+    INSTALLED.add(info.name)
+    (WORK / "main.py").write_text(imports)
+
+
 def main() -> None:
     if NAMESPACES:
         Path("/usr/local/lib/python3.13/dist-packages/draws_at_import.py").write_text(DRAWS_AT_IMPORT)
     zygote = Zygote([])
+    importer: Importer | None = None
     for line in sys.stdin:
         request = json.loads(line)
         answer: dict[str, Any] = {}
@@ -275,10 +351,18 @@ def main() -> None:
             zygote = Zygote(request["modules"])
         elif request["do"] == "preload":
             answer["ok"] = zygote.preload(request["modules"], request["entries"])
+        elif request["do"] == "install":
+            if importer:
+                importer.close()
+            install(request["files"], request["copies"], request["imports"])
+            importer = Importer(zygote)
+            answer["state"] = importer.load()
         elif request["do"] == "abandon":
             answer = zygote.fork().abandon()
         else:
-            child = zygote.fork() if request["do"] == "zygote" else None
+            child = None
+            if request["do"] in {"zygote", "importer"}:
+                child = Child(zygote, importer if request["do"] == "importer" else None)
             lay_out(request["files"], request["payload"])
             start = child.run if child else run_plainly
             answer = start(request["arguments"], request["environment"])

@@ -289,6 +289,7 @@ def test_the_readmes_name_the_fields_of_a_result_that_authors_read(readme):
         "llmTokenCount",
         "start",
         "isolation",
+        "reuse",
         "workerId",
         "attempt",
     }

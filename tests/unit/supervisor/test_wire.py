@@ -62,7 +62,7 @@ def test_arbitrary_bytes_are_frames_or_an_error(data):
 @UNHURRIED
 @given(payload=st.binary(max_size=100))
 def test_a_payload_of_fixed_layout_has_its_length_or_is_an_error(decode, payload):
-    length = {wire.decode_version: 4, wire.decode_ready: 16, wire.decode_exit: 64}[decode]
+    length = {wire.decode_version: 4, wire.decode_ready: 17, wire.decode_exit: 64}[decode]
     try:
         decode(payload)
     except ProtocolError:

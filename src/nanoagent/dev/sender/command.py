@@ -22,7 +22,7 @@ from nanoagent.dev.sender import delivery, dev, language, message, package
 from nanoagent.dev.sender.ignorefile import IGNORE_FILE
 from nanoagent.dev.sender.selection import Reason
 from nanoagent.model.errors import InvalidCall, PlatformError, one_line
-from nanoagent.model.job import MAX_TIMEOUT_MS, MIN_MEMORY_MB, Runtime
+from nanoagent.model.job import MAX_TIMEOUT_MS, MIN_MEMORY_MB, Reuse, Runtime
 from nanoagent.model.text import LOCALES
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ class Call:
         timeout_ms: The time limit of the job, ms.
         wait_s: The longest time to wait for the result, seconds; 0 for no wait.
         locale: `ko` or `en`; empty for the language of the shell.
+        reuse: `imports`; empty to reuse nothing.
         follow_outside_links: Whether links to targets outside the folder are replaced with the targets.
         as_json: Whether the output is JSON.
         env_file: The value of `--env-file`, for the commands that are proposed.
@@ -85,6 +86,7 @@ class Call:
     timeout_ms: int = 300_000
     wait_s: float = 60
     locale: str = ""
+    reuse: str = ""
     follow_outside_links: bool = False
     as_json: bool = False
     env_file: Path = dev.DEFAULT
@@ -173,6 +175,8 @@ def _check_options(call: Call) -> Runtime | None:
         problems.append(f"--locale {call.locale}: is not one of {', '.join(LOCALES)}")
     if call.memory_mb < MIN_MEMORY_MB:
         problems.append(f"--memory-mb {call.memory_mb}: is below {MIN_MEMORY_MB}")
+    if call.reuse and call.reuse not in set(Reuse):
+        problems.append(f"--reuse {call.reuse}: is not one of {', '.join(Reuse)}")
     if not 1 <= call.timeout_ms <= MAX_TIMEOUT_MS:
         problems.append(f"--timeout-ms {call.timeout_ms}: is not from 1 to {MAX_TIMEOUT_MS}")
     if not call.wait_s >= 0:  # NaN, too
@@ -194,6 +198,7 @@ def _fields(call: Call, code: Package) -> dict[str, Any]:
         "memoryMb": call.memory_mb,
         "timeoutMs": call.timeout_ms,
         "locale": call.locale or language.of_shell(os.environ).locale,
+        **({"reuse": call.reuse} if call.reuse else {}),
     }
 
 

@@ -50,6 +50,11 @@ class ContainerMetrics:
         self._rebound = define.counter(
             "worker_containers_rebound_total", "Containers bound to another function than before", "runtime"
         )
+        self._imports = define.counter(
+            "worker_imports_reuse_total",
+            'Containers bound for a function with `reuse: "imports"`, by state: reused, or the reason',
+            "state",
+        )
         self._memory = define.gauge(
             "worker_pool_memory_bytes", "Memory of all containers: limit, and charged to the limit", "state"
         )
@@ -101,6 +106,14 @@ class ContainerMetrics:
     def rebound(self, runtime: Runtime) -> None:
         """Count a container that is bound to another function than before."""
         self._rebound.labels(runtime).inc()
+
+    def bound_with_imports(self, state: str) -> None:
+        """Count a container that is bound to a function whose imports are to be reused.
+
+        Args:
+            state: `ImportsState.label`.
+        """
+        self._imports.labels(state).inc()
 
     def creation_failed(self) -> None:
         """Count a container that could not be created."""
