@@ -6,7 +6,6 @@ The memory is read from the kernel, and not from the budget of the pool.
 from __future__ import annotations
 
 import asyncio
-import subprocess
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,7 @@ from nanoagent.model.job import Runtime
 from nanoagent.model.result import Isolation, Start
 from support.checks.waiting import eventually
 from support.sandboxes.adversarial import yard
-from support.sandboxes.containers import RUN_STDIN
+from support.sandboxes.containers import FILL_PAGE_CACHE, RUN_STDIN, exec_in
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -35,14 +34,6 @@ for index in range(0, len(held), 4096):
     held[index] = 1
 time.sleep(1)
 print("held")
-"""
-# Reads the packages of the image from the disk, so that the pages are charged to this container. These
-# commands hold less than a MiB.
-READ = """
-find /usr/lib -name '*.so*' -type f | while read -r name; do
-    dd if="$name" iflag=nocache count=0 2> /dev/null
-    cat "$name" > /dev/null
-done
 """
 SAMPLE_S = 0.01
 GROWTH_MB = 40
@@ -100,11 +91,6 @@ async def test_more_runs_than_the_budget_holds_take_turns():
         assert max(samples) <= BUDGET_MB // 2
 
 
-def exec_in(container_id: str, *command: str) -> None:
-    """Run a command in a container, in its control group, and let it continue."""
-    subprocess.run(["docker", "exec", "-d", container_id, *command], check=True)
-
-
 @pytest.fixture
 async def idle_container() -> AsyncIterator[tuple[Yard, str]]:
     async with yard(Isolation.SANDBOX, [Runtime.PYTHON]) as place:
@@ -139,7 +125,7 @@ async def test_the_page_cache_of_an_idle_container_is_not_charged(idle_container
     async def has_grown() -> bool:
         return bool(group.page_cache_bytes() > before + charges.LEFTOVER_BYTES)
 
-    exec_in(container_id, "/bin/sh", "-c", READ)
+    exec_in(container_id, "/bin/sh", "-c", FILL_PAGE_CACHE)
     await eventually(has_grown)
     place.pool._retirement.sweep_once()
     assert place.pool._inventory.get(container_id) is pooled

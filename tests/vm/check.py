@@ -32,6 +32,7 @@ from nanoagent.code.archive import ArchiveLimits
 from nanoagent.code.code_cache import CodeCache
 from nanoagent.code.program_cache import ProgramCache
 from nanoagent.common.units import MIB
+from nanoagent.container import charges
 from nanoagent.container.docker import DockerDriver
 from nanoagent.container.isolation import HostIsolation, probe
 from nanoagent.container.pool import Pool
@@ -50,11 +51,11 @@ from nanoagent.telemetry.metrics import Metrics
 from nanoagent.telemetry.status import Health
 from nanoagent.wiring import containers
 from support.doubles.fakes import make_job, make_settings
-from support.sandboxes.containers import worker_home
+from support.sandboxes.containers import FILL_PAGE_CACHE, exec_in, worker_home
 from support.services.folder_store import FolderStore
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from nanoagent.config import Settings
     from nanoagent.container.worker_home import WorkerHome
@@ -63,6 +64,9 @@ if TYPE_CHECKING:
 HERE: Final = Path(__file__).parent
 RUNTIMES: Final = {Runtime.PYTHON: "main.py", Runtime.CPP: "main.cpp"}
 LIMIT_MB: Final = 256
+BUDGET_MB: Final = 2048
+SAMPLE_S: Final = 0.05
+WAIT_S: Final = 120.0
 HELD_MIB: Final = 100
 PROCESSES: Final = 32
 REMEDY: Final = "deploy/apparmor"
@@ -117,16 +121,18 @@ class Worker:
 
     Attributes:
         verdict: The level its containers have.
+        pool: Its containers.
     """
 
     executor: Executor
     verdict: HostIsolation
+    pool: Pool
 
-    async def run(self, runtime: Runtime, do: str, amount: int = 0) -> Result:
-        """One job of the runtime's program."""
+    async def run(self, runtime: Runtime, do: str, amount: int = 0, *, function: int = 0) -> Result:
+        """One job of the runtime's program, for one of several functions with the same code."""
         job = make_job(
             runtime=runtime,
-            function_id=f"vm-{runtime}",
+            function_id=f"vm-{runtime}-{function}",
             s3_key=f"{runtime}.zip",
             memory_mb=LIMIT_MB,
             timeout_ms=120_000,
@@ -145,7 +151,7 @@ async def find_level(settings: Settings, driver: DockerDriver, home: WorkerHome)
 async def worker() -> AsyncIterator[Worker]:
     """A worker whose queue and result_store are this program."""
     settings = make_settings(
-        worker_memory_mb=2048, max_processes=PROCESSES, build_timeout_seconds=600, **IMAGES
+        worker_memory_mb=BUDGET_MB, max_processes=PROCESSES, build_timeout_seconds=600, **IMAGES
     )
     limits = ArchiveLimits(zip_bytes=MIB, unpacked_bytes=MIB, file_bytes=MIB, entries=100)
     async with AsyncExitStack() as opened:
@@ -172,7 +178,8 @@ async def worker() -> AsyncIterator[Worker]:
             RunnerParts(
                 settings=settings,
                 programs=programs,
-                admission=Admission(settings.worker_memory_mb, settings.worker_cpus),
+                # More jobs at once than the CPUs allow, so that memory is the limit.
+                admission=Admission(settings.worker_memory_mb, 100.0),
                 pool=pool,
                 image_ids={
                     runtime: await driver.client.image_id(settings.image(runtime)) for runtime in Runtime
@@ -187,7 +194,7 @@ async def worker() -> AsyncIterator[Worker]:
             outputs=OutputUploader(store, settings, Metrics()),
             tuner=Tuner(prices, settings.largest_job_mb),
         )
-        yield Worker(Executor(parts), verdict)
+        yield Worker(Executor(parts), verdict, pool)
 
 
 def _store(root: Path) -> FolderStore:
@@ -210,6 +217,8 @@ async def check_level(tell: Teller, expected: Isolation) -> None:
             await _check_runs(tell, made, runtime, expected)
             await _check_memory(tell, made, runtime)
         if _is_sandbox(expected):
+            await _check_full_budget(tell, made)
+            await _check_idle_memory(tell, made)
             denied = _denials(verdict.apparmor or "")
             tell(
                 "profile", "what it refused in all these runs", "nothing", denied or "nothing", ok=not denied
@@ -301,6 +310,82 @@ async def _check_memory(tell: Teller, made: Worker, runtime: Runtime) -> None:
         ran.error_type,
         ok=ran.error_type is ErrorType.PROCESS_LIMIT,
     )
+
+
+# --- the budget of memory (docs/adr/0031)
+
+
+async def _check_full_budget(tell: Teller, made: Worker) -> None:
+    """More runs at once than the budget holds, each of which uses most of its memory."""
+    highest = 0
+
+    async def sample() -> None:
+        nonlocal highest
+        while True:
+            groups = [pooled.container.group for pooled in made.pool._inventory.all()]
+            held = sum(group.held_bytes() + charges.OVERHEAD_BYTES for group in groups if group is not None)
+            highest = max(highest, held)
+            await asyncio.sleep(SAMPLE_S)
+
+    jobs = BUDGET_MB // LIMIT_MB + 1
+    for number in range(jobs):
+        await made.run(Runtime.PYTHON, "look", function=number)  # creates the container
+    sampling = asyncio.create_task(sample())
+    try:
+        runs = await asyncio.gather(
+            *(made.run(Runtime.PYTHON, "hold_for_seconds", 200, function=number) for number in range(jobs))
+        )
+        assert not sampling.done(), sampling.exception()
+    finally:
+        sampling.cancel()
+    failed = [str(ran.error_type) for ran in runs if ran.error_type is not None]
+    tell(
+        "budget",
+        f"{jobs} jobs at once that hold 200 MiB each, in a budget of {BUDGET_MB} MiB",
+        f"all succeed; the containers never hold more than {BUDGET_MB} MiB",
+        f"{jobs - len(failed)} succeed {failed or ''}; {highest // MIB} MiB",
+        ok=not failed and BUDGET_MB // 2 < highest // MIB <= BUDGET_MB,
+    )
+
+
+async def _check_idle_memory(tell: Teller, made: Worker) -> None:
+    """What an idle container takes from the budget when its page cache grows, and when a process grows."""
+    await made.run(Runtime.PYTHON, "look")
+    pooled = next(one for one in made.pool._inventory.idle(Runtime.PYTHON) if not one.is_generic)
+    container_id, group = pooled.container.id, pooled.container.group
+    assert group is not None
+    charged, cached = pooled.memory_mb, group.page_cache_bytes()
+    exec_in(container_id, "/bin/sh", "-c", FILL_PAGE_CACHE)
+    grew = await _until(lambda: group.page_cache_bytes() > cached + charges.LEFTOVER_BYTES)
+    made.pool._retirement.sweep_once()
+    tell(
+        "budget",
+        "page cache that a process of an idle container fills",
+        "the container takes as much of the budget as before, and stays",
+        f"{(group.page_cache_bytes() - cached) // MIB} MiB more page cache; {charged} MiB, then "
+        f"{pooled.memory_mb} MiB; {pooled.state}",
+        ok=grew and abs(pooled.memory_mb - charged) <= 2 and made.pool._inventory.get(container_id) is pooled,
+    )
+    exec_in(container_id, "python3", "-c", f"import time; leak = bytearray({40 * MIB}); time.sleep(600)")
+    removed = await _until(lambda: made.pool._inventory.get(container_id) is None)
+    last = made.pool.overview()["runtimes"]["python"]["lastRetired"]
+    reason = last[0]["reason"] if removed and last else "not removed"
+    tell(
+        "budget",
+        "a process of an idle container that takes 40 MiB",
+        "the container is removed: grown",
+        reason,
+        ok=reason == "grown",
+    )
+
+
+async def _until(is_true: Callable[[], bool]) -> bool:
+    """Whether a condition becomes true in time."""
+    for _ in range(round(WAIT_S / SAMPLE_S)):
+        if is_true():
+            return True
+        await asyncio.sleep(SAMPLE_S)
+    return False
 
 
 # --- the agent as a user starts it

@@ -6,6 +6,7 @@ import hashlib
 import os
 import secrets
 import shutil
+import subprocess
 import tempfile
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -50,6 +51,14 @@ RUN_STDIN = {
     Runtime.PYTHON: {"main.py": INTERPRETER},
     Runtime.NODEJS: {"index.js": "eval(require('fs').readFileSync(0, 'utf8'));\n"},
 }
+# Reads the packages of the image from the disk, so that the pages are charged to this container. These
+# commands hold less than a MiB.
+FILL_PAGE_CACHE = """
+find /usr/lib -name '*.so*' -type f | while read -r name; do
+    dd if="$name" iflag=nocache count=0 2> /dev/null
+    cat "$name" > /dev/null
+done
+"""
 _UID_BASE = 1_900_000_000
 
 
@@ -93,6 +102,11 @@ def spec_for(home: WorkerHome, directory: WorkDirectory, *, image: str = IMAGE) 
         cpus=1.0,
         limits=LIMITS,
     )
+
+
+def exec_in(container_id: str, *command: str) -> None:
+    """Run a command in a container, in its control group, and let it continue."""
+    subprocess.run(["docker", "exec", "-d", container_id, *command], check=True)
 
 
 def request_for(payload: bytes, **changes: Any) -> RunRequest:

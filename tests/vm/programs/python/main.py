@@ -39,6 +39,12 @@ def hold(mib: int) -> None:
     print(len(held))
 
 
+def hold_for_seconds(mib: int) -> None:
+    held = b"x" * (mib << 20)
+    time.sleep(5)
+    print(len(held))
+
+
 def hold_in_a_child(mib: int) -> None:
     child = os.fork()
     if child == 0:
