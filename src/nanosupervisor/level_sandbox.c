@@ -16,7 +16,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#define LARGE_BYTES (1u << 20) /* a run's files are large if they take more */
+#define LARGE_BYTES (1u << 20)  /* a run's files are large if they take more */
+#define CLOSE_US (1000u * 1000) /* a run follows another one closely if it begins within this time */
 
 _Static_assert(WAITING_EVENTS + 1 <= LEVEL_EVENTS, "watch() has too many descriptors");
 
@@ -32,6 +33,8 @@ static struct {
 
 static struct sandbox current; /* of the current run */
 static int owes_ready;         /* the worker waits for READY */
+static int follows_closely;    /* the current run began shortly after the previous run */
+static uint64_t last_end_us;   /* of the previous run; 0: there was none */
 
 /* ---- creating sandboxes ahead of runs ----------------------------------------------------------------- */
 
@@ -183,6 +186,9 @@ static uint32_t start(struct run *run)
     take_sandbox(run);
     uint32_t error = run_write_payload(run, &current.dirs);
     run_note_start(run);
+    follows_closely = last_end_us && run->started_us - last_end_us < CLOSE_US;
+    if (!waiting_is_complete())
+        run->report.flags |= EXIT_CREATING;
     run_open_streams(run, current.in, current.out, current.err);
     if (!error && !sandbox_start(&current, &run->job, run->strings))
         error = EPIPE;
@@ -320,6 +326,12 @@ static void remove_sandbox(struct sandbox *sandbox)
     writable_release_in_flight(); /* no run can reach these descriptors, but they keep memory in use */
 }
 
+/* Return how many sandboxes are to wait after a run. Standby processes are large: docs/adr/0036. */
+static size_t needed_after(enum kind kind)
+{
+    return kind == KIND_STANDBY && !follows_closely ? 1 : MAX_WAITING;
+}
+
 /* The next run gets another sandbox and can reach nothing of this run, so DONE is usually sent at once. The kernel
  * then removes the old sandbox while a new one is created. If the run's files are large, the sandbox is removed
  * before DONE: otherwise the worker would find the memory of the files still in use. */
@@ -338,7 +350,8 @@ static void finish(const struct run *run)
     if (spent.init)
         sandbox_begin_kill(&spent);
     if (run->request.prepare_next)
-        precreate(MAX_WAITING, &purpose);
+        precreate(needed_after(purpose.kind), &purpose);
+    last_end_us = run_clock_us();
     if (!is_large)
         remove_sandbox(&spent);
 }

@@ -24,7 +24,7 @@
 #define MAX_NETLINK_BYTES (4u << 20)
 #define KERNEL_CHECK_US 100000u /* time between two checks of these two limits */
 
-static uint64_t now_us(void)
+uint64_t run_clock_us(void)
 {
     struct timespec time;
     clock_gettime(CLOCK_MONOTONIC, &time);
@@ -35,7 +35,7 @@ static uint64_t now_us(void)
 
 void run_note_start(struct run *run)
 {
-    run->started_us = now_us();
+    run->started_us = run_clock_us();
     /* The clock of file times advances in ticks of up to 10 ms. A precise start could be later than the
      * time of a file that the run writes. */
     clock_gettime(CLOCK_REALTIME_COARSE, &run->started_at);
@@ -129,7 +129,7 @@ static int holds_too_much_kernel_memory(const struct level *level)
 
 /* ---- watching the program to its end ------------------------------------------------------------------ */
 
-/* The next time at which each limit must be enforced, on the clock of now_us(). */
+/* The next time at which each limit must be enforced, on the clock of run_clock_us(). */
 struct schedule {
     uint64_t deadline;
     uint64_t kill_at; /* UINT64_MAX until SIGTERM has been sent */
@@ -156,7 +156,7 @@ static void read_frame_during_run(struct run *run)
 static void serve_descriptors(struct run *run, const struct level *level, uint64_t until)
 {
     enum { OUT, ERR, WORKER, IN, LEVEL, EVENTS = LEVEL + LEVEL_EVENTS };
-    uint64_t now = now_us(), wait_us = until > now ? until - now : 0;
+    uint64_t now = run_clock_us(), wait_us = until > now ? until - now : 0;
     struct timespec wait = {(time_t)(wait_us / 1000000u), (long)(wait_us % 1000000u) * 1000};
     struct pollfd events[EVENTS] = {
         [OUT] = {run->out.from, POLLIN, 0},
@@ -185,7 +185,7 @@ static void serve_descriptors(struct run *run, const struct level *level, uint64
 /* Send SIGTERM if the deadline has passed, and return whether the run must be killed now. */
 static int enforce_limits(struct run *run, const struct level *level, struct schedule *schedule)
 {
-    uint64_t now = now_us();
+    uint64_t now = run_clock_us();
     if (run->kill_requested) {
         run->report.flags |= EXIT_KILLED;
         return 1;
@@ -287,7 +287,7 @@ void run_serve(const struct level *level, uint8_t *frame, size_t length)
     run.report.exec_error = level->start(&run);
     if (!run.report.exec_error)
         watch(&run, level);
-    run.report.wall_us = now_us() - run.started_us;
+    run.report.wall_us = run_clock_us() - run.started_us;
     level->kill_run(&run);
     read_rest_of_output(&run);
 

@@ -34,6 +34,8 @@ struct run {
  * next run. */
 void run_serve(const struct level *level, uint8_t *frame, size_t length);
 
+/* The time on CLOCK_MONOTONIC, µs. */
+uint64_t run_clock_us(void);
 /* Called by a level: note that the program starts now. */
 void run_note_start(struct run *run);
 /* Called by a level: set the directories of the run, and write the payload's file; return 0 or an errno. */

@@ -4,7 +4,10 @@
  * Two sandboxes of a container exist: the run has one, and one waits for the next run. Between runs both wait. After
  * a run its sandbox is replaced. The next run does not wait for that, because the other sandbox is ready. So during
  * a run a sandbox is created only if runs follow each other faster than sandboxes can be created. The worker
- * measures the memory of the container when both wait, and does not charge it to a run (docs/adr/0025). */
+ * measures the memory of the container when both wait, and does not charge it to a run (docs/adr/0025).
+ *
+ * Standby processes are large. While the runs of a container do not follow each other closely, only one waits, and it
+ * is created after the run (docs/adr/0036). */
 #ifndef WAITING_H
 #define WAITING_H
 
@@ -50,6 +53,8 @@ int waiting_is_ready(void);
 /* Whether the first sandbox has failed although the worker has its listening sockets. The worker may be about to start
  * a run with these sockets, so another sandbox cannot take its place. */
 int waiting_was_lost(void);
+/* Whether all sandboxes are complete. */
+int waiting_is_complete(void);
 /* Wait until all sandboxes are complete. Those that fail are replaced. */
 void waiting_complete(void);
 /* The number of sandboxes, and their purpose. */

@@ -38,6 +38,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 NONE, AI, EGRESS = NetworkPolicy
 INTERPRETED = tuple(RUN_STDIN)
 BACK_TO_BACK = 6
+PAUSE_S = 1.2  # longer than CLOSE_US in level_sandbox.c
 NOISE_BYTES = 3 * MIB  # the kernel counts in batches, and frees its own structures late
 
 
@@ -104,15 +105,19 @@ async def gone(pid: int) -> None:
 
 async def two_wait(container: RunningContainer) -> list[int]:
     """Wait until two processes wait in the container; return them in the order in which runs use them."""
+    return await some_wait(container, {2})
+
+
+async def some_wait(container: RunningContainer, numbers: set[int]) -> list[int]:
+    """Wait until so many processes wait in the container; return them in the order in which runs use them."""
     seen: list[list[int]] = []
 
     async def are_quiet() -> bool:
         with suppress(OSError):
             waiting = confined_in(container)
             seen.append([*waiting, *(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in waiting)])
-            return (
-                len(waiting) == 2 and {state_of(pid) for pid in waiting} == {"S"} and seen[-2:-1] == seen[-1:]
-            )
+            states = {state_of(pid) for pid in waiting}
+            return len(waiting) in numbers and states == {"S"} and seen[-2:-1] == seen[-1:]
         return False
 
     await eventually(are_quiet)
@@ -296,7 +301,7 @@ async def test_a_run_has_the_same_peak_and_limit_with_and_without_a_pause_before
     container = await container_of(containers, function)
     paused = []
     for _ in range(3):
-        await two_wait(container)
+        await some_wait(container, {1, 2})
         paused.append(peak_of(await hold(containers, function, 90)))
     hasty = [peak_of(await hold(containers, function, 90)) for _ in range(BACK_TO_BACK)]
     truth = statistics.median(paused)
@@ -309,6 +314,24 @@ async def test_a_run_has_the_same_peak_and_limit_with_and_without_a_pause_before
     for _ in range(2):
         assert (await hold(containers, function, 300)).execution.error_type is ErrorType.OUT_OF_MEMORY
         assert (await hold(containers, function, 90)).execution.error_type is None
+
+
+@pytest.mark.parametrize("runtime", [Runtime.NODEJS])
+async def test_a_second_standby_process_waits_only_while_runs_follow_each_other_closely(
+    containers: Yard, function: Function
+):
+    container = await container_of(containers, function)
+    assert container.group is not None
+    await two_wait(container)
+    held_by_two = container.group.held_bytes()
+    for _ in range(2):
+        await run(containers, function, "")
+        await some_wait(container, {1})
+        assert container.group.held_bytes() < held_by_two - 4 * MIB
+        await asyncio.sleep(PAUSE_S)
+    peaks = [peak_of(await hold(containers, function, 90)) for _ in range(3)]
+    assert len(await some_wait(container, {1, 2})) == 2
+    assert all(90 * MIB <= peak < 130 * MIB for peak in peaks), peaks
 
 
 @pytest.mark.parametrize("runtime", [Runtime.PYTHON])

@@ -122,7 +122,7 @@ async def execute(
     had_memory = _ensure_memory(container.group, meter)
     collected = await container.session.collect(request, report, staging)
     error_type, message = judgment.judge(request, report, use, collected, language, limits=limits)
-    use = _without_growth(container, meter, use)
+    use = _without_growth(container, meter, use, report.flags)
     may_reuse = collected.clean and had_memory and judgment.allows_reuse(error_type)
     acquired.clean = may_reuse and _has_freed_memory(container)
     exit_code, wall_ms = exit_code_of(report.wait_status), report.wall_us / 1000
@@ -157,7 +157,7 @@ def _last_reading(meter: RunMeter | None) -> MemoryUse | None:
 
 
 def _without_growth(
-    container: RunningContainer, meter: RunMeter | None, use: MemoryUse | None
+    container: RunningContainer, meter: RunMeter | None, use: MemoryUse | None, flags: ExitFlag
 ) -> MemoryUse | None:
     """Return the use of the run without the memory of a sandbox that was created during the run.
 
@@ -168,6 +168,8 @@ def _without_growth(
     try:
         if meter.began_complete:
             container.sandbox_bytes = max(container.sandbox_bytes, meter.freed_bytes())
+        if ExitFlag.CREATING not in flags:
+            return use
         return meter.exclude_growth(use, container.sandbox_bytes)
     except OSError:  # the control group was removed with its container
         return use
