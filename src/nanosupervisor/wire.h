@@ -10,7 +10,7 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
-#define PROTOCOL_VERSION 7u
+#define PROTOCOL_VERSION 8u
 
 enum frame_type {
     /* worker -> supervisor */

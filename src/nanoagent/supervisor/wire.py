@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from nanoagent.network.listening_sockets import ListeningAddress
 
-PROTOCOL_VERSION: Final = 7
+PROTOCOL_VERSION: Final = 8
 
 # Frames from the worker to the supervisor.
 CONFIGURE: Final = b"C"  # the configuration; sent once
