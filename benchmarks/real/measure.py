@@ -40,6 +40,7 @@ _BLOCK: Final = 3
 _MOST_WARM_UPS: Final = 30
 _FASTER: Final = 0.9
 _OURS: Final = "ours"
+_REUSING: Final = "ours, imports reused"
 _COMPILED: Final = "bare, compiled"
 
 
@@ -139,6 +140,11 @@ async def measure(lab: Lab, function: RealFunction, seconds: float) -> Row:
             await arm.sample()
     is_compiled = await reach_steady_state(agent, call, pause_s)
     series = [Series(Ours(agent, call, _OURS), _SAMPLES), *(Series(arm, _SAMPLES) for arm in arms)]
+    if function.runtime is Runtime.PYTHON and function.packages:
+        reusing = replace(call, message={**call.message, "reuse": "imports"})
+        await reach_steady_state(agent, reusing, pause_s)
+        if (await agent.results())[-1]["reuse"] == "imports":
+            series.append(Series(Ours(agent, reusing, _REUSING), _SAMPLES))
     if lab.has_docker_command:
         run = run_arm(lab.baselines.docker_run(function.runtime, installed.network), program)
         series.append(Series(run, 1, _RARE))
@@ -151,4 +157,8 @@ async def measure(lab: Lab, function: RealFunction, seconds: float) -> Row:
         vs_compiled=ratio_of_medians(mine, samples[_COMPILED]) if samples.get(_COMPILED) else None,
         vs_run=ratio_of_medians(mine, samples["run"]) if samples.get("run") else None,
         is_compiled=is_compiled,
+        reusing_ms=statistics.median(samples[_REUSING]) if samples.get(_REUSING) else None,
+        reusing_vs_bare=ratio_of_medians(samples[_REUSING], samples["bare"])
+        if samples.get(_REUSING)
+        else None,
     )

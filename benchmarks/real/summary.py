@@ -23,6 +23,8 @@ HEADINGS: Final = (
     "95 % interval",
     "vs compiled",
     "vs run",
+    "reuse ms",
+    "reuse vs bare",
     "verdict",
 )
 
@@ -38,6 +40,9 @@ class Row:
         vs_compiled: The same if the modules of the bare program are compiled; None for other languages.
         vs_run: The ratio to `docker run`; None without the command docker.
         is_compiled: Whether the worker had compiled the function's code, if it is in Python.
+        reusing_ms: The median time of a hot run with `reuse: "imports"`, ms; None without packages, and
+            if their imports cannot be reused.
+        reusing_vs_bare: The ratio of this time to that of the bare program.
     """
 
     hot_ms: float
@@ -46,6 +51,8 @@ class Row:
     vs_compiled: Ratio | None
     vs_run: Ratio | None
     is_compiled: bool = True
+    reusing_ms: float | None = None
+    reusing_vs_bare: Ratio | None = None
 
     @property
     def verdict(self) -> str:
@@ -102,11 +109,17 @@ def as_document(summary: Summary, machine: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _fields(row: Row) -> dict[str, float | None]:
-    ratios = {"vs_bare": row.vs_bare, "vs_compiled": row.vs_compiled, "vs_run": row.vs_run}
+    ratios = {
+        "vs_bare": row.vs_bare,
+        "vs_compiled": row.vs_compiled,
+        "vs_run": row.vs_run,
+        "reuse_vs_bare": row.reusing_vs_bare,
+    }
     return {
         **{name: _rounded(ratio.value if ratio else None) for name, ratio in ratios.items()},
         "hot_ms": _rounded(row.hot_ms),
         "bare_ms": _rounded(row.bare_ms),
+        "reuse_ms": _rounded(row.reusing_ms),
     }
 
 
@@ -125,6 +138,8 @@ def function_rows(summary: Summary) -> list[tuple[str, ...]]:
             f"{shown(row.vs_bare.low)} … {shown(row.vs_bare.high)}",
             shown(row.vs_compiled.value) if row.vs_compiled else "",
             shown(row.vs_run.value) if row.vs_run else "",
+            "" if row.reusing_ms is None else shown(row.reusing_ms),
+            shown(row.reusing_vs_bare.value) if row.reusing_vs_bare else "",
             row.verdict,
         )
         for name, row in sorted(summary.rows.items())
@@ -152,6 +167,7 @@ random order, in one run, and each output was checked. Absolute times are valid 
 * bare: a small static helper starts and times the program in a container with the same image, limits, input
   and code. Its code is read-only, as in the worker, so Python compiles the modules in each run.
 * compiled: the same for Python, but the modules of the program are compiled already.
+* reuse: hot, with the job field `reuse: "imports"`; only Python functions with packages in the zip.
 * run: `docker run --rm --network none`, without limits.
 
 A function that calls a model does so through the gateway if hot, and else directly, in the network of the

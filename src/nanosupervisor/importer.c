@@ -28,7 +28,7 @@
 _Static_assert(IMPORTED_ALL == IMPORTS_REUSED, "zygote_protocol.h and wire.h differ");
 #define IMPORT_TIMEOUT_MS 30000
 #define FORK_TIMEOUT_MS 10000 /* with a small CPU share */
-#define END_TIMEOUT_MS 3000
+#define END_TIMEOUT_MS 8000 /* less than the worker waits, and more than a busy machine needs */
 /* The run's program, those of the sandboxes that wait, and one that is discarded. */
 #define MAX_CHILDREN 8
 #define MAX_MESSAGES 64 /* that are received at once, so that an importer cannot keep the supervisor busy */
@@ -47,6 +47,7 @@ static struct {
     int init_has_ended;
     int timer;          /* expires if a fork takes too long */
     unsigned requested; /* forks that have not been admitted */
+    unsigned unanswered;
     struct child children[MAX_CHILDREN];
 } importer = {.timer = -1};
 
@@ -209,7 +210,7 @@ void importer_stop(void)
         close(importer.timer);
     importer.timer = -1;
     importer.exists = 0;
-    importer.requested = 0;
+    importer.requested = importer.unanswered = 0;
     importer.state = IMPORTS_OFF;
     memset(importer.children, 0, sizeof importer.children);
 }
@@ -284,7 +285,7 @@ static void receive_answers(void)
         ssize_t got = recv(importer.sandbox.job, &forked, sizeof forked, MSG_DONTWAIT);
         if (got < 0 && errno == EAGAIN)
             break;
-        if (got != sizeof forked || forked.type != ZYGOTE_FORKED)
+        if (got != sizeof forked || forked.type != ZYGOTE_FORKED || !importer.unanswered--)
             give_up(IMPORTS_ENDED);
         else if (forked.pid < 0)
             give_up(forked.pid == -EBUSY ? IMPORTS_THREADS : IMPORTS_ENDED);
@@ -331,6 +332,7 @@ void importer_request_fork(int job, const int process[PROCESS_DESCRIPTORS], int 
     if (!importer_is_running())
         return;
     importer.requested++;
+    importer.unanswered++;
     set_timer(FORK_TIMEOUT_MS);
     /* Not blocking, because the importer may not receive. */
     if (setsockopt(job, SOL_SOCKET, SO_PASSCRED, &yes, sizeof yes) ||
@@ -442,6 +444,7 @@ enum admission importer_admit(int job, uint64_t pid_namespace, pid_t *child)
     struct child *entry = pid && !child_of(pid) ? child_of(0) : NULL;
     importer_cancel_fork();
     if (!entry) {
+        receive_answers(); /* the importer may have said why it has not forked */
         give_up(IMPORTS_ENDED);
         return ADMISSION_REFUSED;
     }

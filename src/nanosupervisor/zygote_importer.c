@@ -134,9 +134,10 @@ static int serve_fork(const struct zygote_request *request)
         if (!fork_run(&wanted, request, &answer))
             return 0;
     }
+    /* First the answer: it has the reason if the job socket is closed because no process was forked. */
+    zygote_answer(&answer, sizeof answer);
     for (size_t i = 0; i < request->descriptor_count; i++)
         close(request->descriptors[i]);
-    zygote_answer(&answer, sizeof answer);
     return 1;
 }
 

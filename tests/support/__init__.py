@@ -19,6 +19,7 @@
 `sandboxes`: real containers.
     containers, adversarial: run a program in a real sandbox. engines: a Docker engine for one test.
     identity, identity_harness, identity_programs, import_programs: compare the zygote with plain Python.
+    packaged: functions with an installed package, whose imports are reused.
     functions: run functions from zips with the code cache. module_programs: programs with modules.
     workshop: builds C++ and Go code, and runs the programs.
     node_identity, node_programs: compare the standby process of Node.js with plain `node`.

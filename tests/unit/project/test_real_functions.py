@@ -203,8 +203,10 @@ def test_the_document_has_the_figures_of_each_function_and_of_all():
         "vs_bare": 0.2,
         "vs_compiled": None,
         "vs_run": 0.01,
+        "reuse_vs_bare": None,
         "hot_ms": 2.0,
         "bare_ms": 10.0,
+        "reuse_ms": None,
     }
     assert (document["median_vs_bare"], document["max_vs_bare"]) == (1.2, 1.5)
     assert document["above_1_1"] == ["c", "a"]
@@ -229,7 +231,7 @@ def test_the_page_names_the_goals_and_every_function():
     summary = Summary({"a": row(1.2)}, {"b": "exit | code\n1"}, ["the machine was busy"])
     page = summaries.as_markdown(summary, {"a": "adds", "b": "breaks", "c": "not run"}, {"cpus": 2})
     assert "max_vs_bare: 1.2 (goal ≤ 1.1): missed" in page
-    assert "| a | 12 | 10 | 1.2 | 1.2 … 1.2 |  |  | above 1.1 |" in page
+    assert "| a | 12 | 10 | 1.2 | 1.2 … 1.2 |  |  |  |  | above 1.1 |" in page
     assert "failed: exit \\| code 1 |" in page
     assert "| a | adds |" in page
     assert "not run" not in page
