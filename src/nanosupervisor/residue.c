@@ -35,11 +35,16 @@
 #define FNV_FACTOR 1099511628211u
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 
-/* Each line of these files is an object of the container's IPC or network namespace. The launcher's own connection is
- * one line of `unix`. Not every kernel has every file. */
-static const char *const tables[] = {
-    "/proc/sysvipc/shm",  "/proc/sysvipc/sem",   "/proc/sysvipc/msg",   "/proc/self/net/tcp",  "/proc/self/net/tcp6",
-    "/proc/self/net/udp", "/proc/self/net/udp6", "/proc/self/net/unix",
+/* Tables of the objects in the container's IPC and network namespace, with the number of lines in a new container: a
+ * heading, and in `unix` both ends of the launcher's connection. The worker's end counts because the kernel makes it in
+ * the namespace of the connecting process. Not compared with the state at the start, because sockets of the trial may
+ * still exist then. Not every kernel has every file. */
+static const struct {
+    const char *path;
+    unsigned lines;
+} tables[] = {
+    {"/proc/sysvipc/shm", 1},  {"/proc/sysvipc/sem", 1},   {"/proc/sysvipc/msg", 1},   {"/proc/self/net/tcp", 1},
+    {"/proc/self/net/tcp6", 1}, {"/proc/self/net/udp", 1}, {"/proc/self/net/udp6", 1}, {"/proc/self/net/unix", 3},
 };
 
 struct text_file {
@@ -68,7 +73,6 @@ struct root {
 };
 
 static struct {
-    unsigned lines[COUNT(tables)];
     struct text_file mounts;
     struct attributes attributes;
     struct root roots[WRITABLE_COUNT];
@@ -119,12 +123,6 @@ static int read_root(enum writable which, struct root *root)
 
 void residue_note_start(void)
 {
-    struct text_file text;
-    for (size_t i = 0; i < COUNT(tables); i++) {
-        if (!read_text(tables[i], &text))
-            die("cannot read %s", tables[i]);
-        start.lines[i] = text.lines;
-    }
     for (int i = 0; i < WRITABLE_COUNT; i++)
         if (!read_root((enum writable)i, &start.roots[i]))
             die("cannot read the mode of %s", writable_path[i]);
@@ -180,8 +178,8 @@ static int table_differs(char text[RESIDUE_TEXT])
 {
     struct text_file now;
     for (size_t i = 0; i < COUNT(tables); i++)
-        if (!read_text(tables[i], &now) || now.lines != start.lines[i])
-            return describe(text, "an object in ", tables[i]);
+        if (!read_text(tables[i].path, &now) || now.lines > tables[i].lines)
+            return describe(text, "an object in ", tables[i].path);
     if (!read_text("/proc/self/mountinfo", &now) || now.hash != start.mounts.hash || now.lines != start.mounts.lines)
         return describe(text, "a mount", "");
     return 0;

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from nanoagent.supervisor.session import Session
 
 _HELLO_TIMEOUT_S: Final = 30.0
-_CLEAN_TIMEOUT_S: Final = 2.0  # it takes milliseconds; a container that takes longer is removed
+_CLEAN_TIMEOUT_S: Final = 5.0  # it takes 10 ms, and a second on an overloaded machine
 
 
 class DockerDriver:
@@ -109,7 +109,6 @@ class DockerDriver:
         """Start a new supervisor in a clean container, as after the creation."""
         spec, work_directory = container.spec, container.work_directory
         assert work_directory.launcher is not None  # noqa: S101 - `_clean` has used it
-        await work_directory.renew_socket()
         await work_directory.clear()
         await set_limits(self, container, memory_limit(spec), share=spec.cpus, most=spec.cpus)
         await work_directory.socket.listen()
@@ -166,11 +165,13 @@ def _supervisor_uids(spec: ContainerSpec, pid: int) -> frozenset[int]:
 
 
 async def _clean(container: RunningContainer) -> None:
-    """Let the launcher clean its container, and check the result from outside."""
+    """End the session, let the launcher clean its container, and check the result from outside."""
     launcher, group = container.work_directory.launcher, container.group
     if launcher is None or group is None or not container.can_be_recycled:
         raise ContainerError("it has no launcher that can be checked from outside")
-    await launcher.clean()
+    await launcher.begin_cleaning()
+    await container.work_directory.renew_socket()
+    await launcher.finish_cleaning()
     await proof.check_alone(group, container.process_1)
 
 

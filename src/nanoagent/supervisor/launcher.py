@@ -29,6 +29,10 @@ class ResidueFound(ContainerError):  # noqa: N818 - a state of the container
 class Launcher:
     """The connection with one launcher. After an error it cannot be used any more.
 
+    A cleaning has two steps, because the worker's connections with the supervisor count as residue. The
+    worker must close them in between: later than the request, because the launcher ends if its supervisor
+    ends by itself.
+
     Args:
         connection: The connection, non-blocking.
         is_process_1: Whether the kernel names process 1 of the container as the other end. If not, the
@@ -39,15 +43,22 @@ class Launcher:
         self._connection = connection
         self.is_process_1 = is_process_1
 
-    async def clean(self) -> None:
-        """End every other process of the container, and remove everything that they have left.
+    async def begin_cleaning(self) -> None:
+        """Ask the launcher to end every other process of the container, and to remove what they have left.
+
+        Raises:
+            ContainerError: The launcher has ended.
+        """
+        await self._send(_CLEAN)
+
+    async def finish_cleaning(self) -> None:
+        """Wait until the container is clean.
 
         Raises:
             ResidueFound: Something is left.
             ContainerError: The launcher has ended.
             ProtocolError: The answer is not valid.
         """
-        await self._send(_CLEAN)
         try:
             answer = await asyncio.get_running_loop().sock_recv(self._connection, _MESSAGE_BYTES)
         except OSError as exc:
@@ -60,7 +71,7 @@ class Launcher:
             raise ProtocolError(f"the launcher sent {answer!r}, expected {_IS_CLEAN!r}")
 
     async def start_supervisor(self) -> None:
-        """Make the launcher start a new supervisor. Call this after `clean`.
+        """Make the launcher start a new supervisor. Call this after `finish_cleaning`.
 
         Raises:
             ContainerError: The launcher has ended.

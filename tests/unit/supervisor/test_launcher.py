@@ -27,7 +27,8 @@ def ends() -> Iterator[tuple[Launcher, socket.socket]]:
 async def test_a_clean_container_is_clean_and_gets_a_supervisor(ends):
     launcher, theirs = ends
     theirs.send(b"c")
-    await launcher.clean()
+    await launcher.begin_cleaning()
+    await launcher.finish_cleaning()
     await launcher.start_supervisor()
     assert [theirs.recv(16), theirs.recv(16)] == [b"C", b"S"]
 
@@ -36,7 +37,7 @@ async def test_residue_is_named(ends):
     launcher, theirs = ends
     theirs.send(b"rprocess 17\xff")
     with pytest.raises(ResidueFound, match="process 17"):
-        await launcher.clean()
+        await launcher.finish_cleaning()
 
 
 @pytest.mark.parametrize("answer", [b"x", b"cc", b"c" * 300])
@@ -44,13 +45,13 @@ async def test_another_answer_is_an_error(ends, answer):
     launcher, theirs = ends
     theirs.send(answer)
     with pytest.raises(ProtocolError):
-        await launcher.clean()
+        await launcher.finish_cleaning()
 
 
 async def test_a_launcher_that_has_ended_is_an_error(ends):
     launcher, theirs = ends
     theirs.close()
     with pytest.raises(ContainerError):
-        await launcher.clean()
+        await launcher.finish_cleaning()
     with pytest.raises(ContainerError):
         await launcher.start_supervisor()
