@@ -111,6 +111,10 @@ SETTINGS_KO: Final = {
         "작업이 같은 함수의 이전 실행에서 재사용할 수 있는 것: imports(`reuse: imports`인 작업은 설치된 "
         "Python 패키지를 미리 import해 둔 상태로 실행), 또는 none"
     ),
+    "container_recycling": (
+        "auto: L2에서 자리를 내기 위해 제거될 컨테이너를, 그 함수의 흔적이 남아 있지 않으면 "
+        "다시 범용으로 만듦; never: 제거하고 새로 생성함"
+    ),
     "python_bytecode": (
         "auto: Python 코드를 백그라운드에서 한 번 컴파일하고 이후 실행이 그 바이트코드를 씀; "
         "never: 실행마다 import한 모듈을 컴파일함"
@@ -373,6 +377,7 @@ GROUPS: Final = (
         "격리",
         (
             "container_sharing",
+            "container_recycling",
             "tenant_pattern",
             "min_isolation",
             "container_apparmor_profile",

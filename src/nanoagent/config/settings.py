@@ -233,6 +233,11 @@ class Settings(BaseSettings):
         description="runs that may share a container: those of one function, those of one owner (tenant; "
         "requires L2), all runs on this worker (worker; requires L2), or none (never)",
     )
+    container_recycling: Literal["auto", "never"] = Field(
+        "auto",
+        description="auto: at L2, a container that would be removed to make room becomes generic again, if "
+        "nothing of its function is left in it; never: it is removed, and another one is created",
+    )
     tenant_pattern: OwnerPattern | None = Field(
         None,
         description="for CONTAINER_SHARING=tenant, and jobs without `tenantId`: a regular expression for the "

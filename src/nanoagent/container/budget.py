@@ -52,7 +52,10 @@ class Budget:
         running: The number of containers that are running.
         creating: The number of containers that are being created.
         removing: The number of containers that are being removed.
-        lent: The containers that take the memory of a job.
+        lent: The containers that take the memory of a job, with that memory, MiB.
+        jobs_mb: The memory of all jobs together, MiB.
+        peaks_mb: The highest `jobs_mb` since the last call of `begin_peak`, and between the two calls before
+            it, MiB.
     """
 
     limit_mb: int
@@ -62,7 +65,9 @@ class Budget:
     running: int = 0
     creating: int = 0
     removing: int = 0
-    lent: set[PooledContainer] = field(default_factory=set)
+    lent: dict[PooledContainer, int] = field(default_factory=dict)
+    jobs_mb: int = 0
+    peaks_mb: tuple[int, int] = field(default=(0, 0), compare=False)
 
     # --- changes
 
@@ -88,17 +93,20 @@ class Budget:
 
     def lend(self, pooled: PooledContainer, memory_mb: int) -> None:
         """Give a container the memory of a job, MiB."""
+        self.lent[pooled] = memory_mb - pooled.memory_mb
+        self.jobs_mb += memory_mb - pooled.memory_mb
+        if self.jobs_mb > self.peaks_mb[0]:
+            self.peaks_mb = (self.jobs_mb, self.peaks_mb[1])
         self.resize(pooled, memory_mb)
-        self.lent.add(pooled)
 
     def take_back(self, pooled: PooledContainer, memory_mb: int) -> None:
         """Note that the job has ended, and that its container is idle and takes this memory, MiB."""
         self.resize(pooled, memory_mb)
-        self.lent.discard(pooled)
+        self.jobs_mb -= self.lent.pop(pooled, 0)
 
     def begin_removal(self, pooled: PooledContainer) -> None:
         """Note that a container was retired and its removal begins."""
-        self.lent.discard(pooled)
+        self.jobs_mb -= self.lent.pop(pooled, 0)
         self.committed_mb -= pooled.memory_mb
         self.running -= 1
         self.removing += 1
@@ -106,6 +114,10 @@ class Budget:
     def finish_removal(self) -> None:
         """Note that a removal has ended, with or without success."""
         self.removing -= 1
+
+    def begin_peak(self) -> None:
+        """Forget an old peak of the jobs' memory. Call this regularly."""
+        self.peaks_mb = (self.jobs_mb, self.peaks_mb[0])
 
     @contextmanager
     def wanting(self, memory_mb: int) -> Iterator[None]:
@@ -140,6 +152,20 @@ class Budget:
         too_many = self.running + self.creating + containers - self.most_containers if containers else 0
         waits_for_removals = containers > 0 and too_many + self.removing > 0
         return Shortage(missing_mb, too_many) if missing_mb > 0 or waits_for_removals else None
+
+    def coming_shortage(self, memory_mb: int, waiting_mb: int) -> Shortage | None:
+        """Return what would be evicted if one more container existed and as many jobs ran as lately.
+
+        Args:
+            memory_mb: The memory that the container takes while it is idle, MiB.
+            waiting_mb: The memory of jobs that have no container yet, MiB.
+
+        Returns:
+            None if the budget has room for both.
+        """
+        jobs_mb = max(*self.peaks_mb, self.jobs_mb + waiting_mb)
+        missing_mb = self.committed_mb - self.jobs_mb + jobs_mb + memory_mb - self.limit_mb
+        return Shortage(missing_mb, 0) if missing_mb > 0 else None
 
     def fits_generic(self) -> bool:
         """Whether one more generic container fits, and leaves enough memory for jobs that wait for memory."""

@@ -1,4 +1,4 @@
-"""Creates containers for jobs that wait, and generic containers to keep ready."""
+"""Creates or recycles containers for jobs that wait, and generic containers to keep ready."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import secrets
 from typing import TYPE_CHECKING, Any, Final
 
 from nanoagent.container import charges, engine
-from nanoagent.container.policy import GENERIC_MEMORY_MB, PooledContainer
+from nanoagent.container.policy import GENERIC_MEMORY_MB, PooledContainer, may_recycle
 from nanoagent.container.spec import ContainerSpec
 from nanoagent.host.background import TaskName
 from nanoagent.host.shielding import uninterrupted
@@ -16,12 +16,15 @@ from nanoagent.model.errors import ContainerError, ContainerNotMade
 from nanoagent.model.job import Runtime
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from nanoagent.container.availability import Availability
     from nanoagent.container.base import RunningContainer
     from nanoagent.container.charges import IdleMemory
     from nanoagent.container.engine_watch import EngineWatch
     from nanoagent.container.policy import PoolPolicy
     from nanoagent.container.pool_context import PoolContext
+    from nanoagent.container.recycler import Recycler
     from nanoagent.container.retirement import Retirement
     from nanoagent.container.work_directory import WorkDirectory
     from nanoagent.container.worker_home import WorkerHome
@@ -65,21 +68,28 @@ def generic_spec(
 
 
 class Creation:
-    """Creates containers in the background. It owns the creations that are under way.
+    """Creates containers in the background. It owns the creations and recyclings that are under way.
 
     Refills keep as many generic containers ready as `WantedGeneric` says. A job that finds no container waits
-    for the next one. If the budget has no room, a creation for a job evicts idle containers. A refill evicts
-    none.
+    for the next one. If the budget has no room, an idle container is recycled for the job, or idle containers
+    are evicted for a new one (`Recycler`). A refill evicts none. But if jobs have needed generic containers
+    lately, it recycles idle ones.
 
     Args:
         context: The collaborators and the state that the parts of the pool share.
         availability: Decides whether containers can be created, and gets the outcome of each creation.
         watch: Checks whether Docker answers, after a creation has failed.
         retirement: Makes room in the budget.
+        recycler: Recycles containers.
     """
 
     def __init__(
-        self, context: PoolContext, availability: Availability, watch: EngineWatch, retirement: Retirement
+        self,
+        context: PoolContext,
+        availability: Availability,
+        watch: EngineWatch,
+        retirement: Retirement,
+        recycler: Recycler,
     ) -> None:
         self._context = context
         self._policy = context.policy
@@ -89,6 +99,7 @@ class Creation:
         self._availability = availability
         self._watch = watch
         self._retirement = retirement
+        self._recycler = recycler
         self._starting: dict[Runtime, set[asyncio.Task[Any]]] = {runtime: set() for runtime in Runtime}
         self._parallel = asyncio.Semaphore(_PARALLEL_CREATIONS)
         self._is_stopped = False
@@ -101,7 +112,7 @@ class Creation:
         return self._is_stopped
 
     def starting(self, runtime: Runtime) -> int:
-        """Return the number of creations for a runtime that are under way."""
+        """Return the number of creations and recyclings for a runtime that are under way."""
         return len(self._starting[runtime])
 
     def is_filling(self, runtime: Runtime) -> bool:
@@ -151,10 +162,26 @@ class Creation:
         """Start all creations that waiting jobs and the pool need and that are allowed now."""
         for runtime in Runtime:
             while not self._is_stopped and self._needs_another(runtime):
-                task = self._context.background.once(
-                    TaskName.CONTAINER_CREATION, self._create(runtime), self._starting[runtime]
-                )
-                task.add_done_callback(lambda _: self._ended())
+                self._begin(runtime, self._create(runtime))
+
+    def recycle_unused(self, pooled: PooledContainer) -> bool:
+        """Begin to recycle an idle container that would be retired, if a generic container is wanted.
+
+        Returns:
+            Whether it will be recycled.
+        """
+        runtime = pooled.runtime
+        ready = self._inventory.generic(runtime) + self.starting(runtime) - self._waiting.count(runtime)
+        if self._is_stopped or ready >= self._context.wanted.number(runtime):
+            return False
+        if not may_recycle(pooled, self._policy, self._context.clock()):
+            return False
+        self._begin(runtime, self._create(runtime, pooled))
+        return True
+
+    def _begin(self, runtime: Runtime, creation: Coroutine[Any, Any, None]) -> None:
+        task = self._context.background.once(TaskName.CONTAINER_CREATION, creation, self._starting[runtime])
+        task.add_done_callback(lambda _: self._ended())
 
     def _needs_another(self, runtime: Runtime) -> bool:
         """Whether one more creation for a runtime is needed and allowed."""
@@ -165,7 +192,10 @@ class Creation:
             return True
         left_for_pool = self._inventory.generic(runtime) + starting - waiting
         planned = sum(map(len, self._starting.values()))
-        return left_for_pool < self._context.wanted.number(runtime) and self._budget.allows_refill(planned)
+        if left_for_pool < self._context.wanted.number(runtime) and self._budget.allows_refill(planned):
+            return True
+        is_lately_taken = left_for_pool < self._context.wanted.lately_taken(runtime)
+        return is_lately_taken and self._recycler.candidate(runtime) is not None
 
     def _ended(self) -> None:
         self._context.changes.notify()
@@ -173,10 +203,15 @@ class Creation:
 
     # --- one creation
 
-    async def _create(self, runtime: Runtime) -> None:
-        """Create one container for the pool, or for the job that has waited longest."""
+    async def _create(self, runtime: Runtime, unused: PooledContainer | None = None) -> None:
+        """Create or recycle one container for the pool, or for the job that has waited longest.
+
+        Args:
+            runtime: The runtime.
+            unused: A container to recycle first of all, because its function is unused.
+        """
         try:
-            container = await self._create_if_it_fits(runtime)
+            pooled = await self._make(runtime, unused)
         except ContainerError as exc:
             self._context.strays.suspect()
             await self._watch.check()
@@ -186,22 +221,38 @@ class Creation:
             self._context.background.note_failure(TaskName.CONTAINER_CREATION, exc)
             self._failed(runtime, f"an error inside the worker: {type(exc).__name__}")
         else:
-            if container is not None:
-                self._succeeded(runtime, container)
+            if pooled is not None:
+                self._hand_out(pooled)
 
-    async def _create_if_it_fits(self, runtime: Runtime) -> RunningContainer | None:
-        """Create a container. Return None if no job waits and the budget has no room for a refill."""
+    async def _make(self, runtime: Runtime, unused: PooledContainer | None) -> PooledContainer | None:
+        """Recycle a container, or create one. Return None if no job waits and the budget has no room."""
         async with self._parallel:
-            if self._waiting.count(runtime):
-                await self._retirement.make_room(GENERIC_MEMORY_MB, containers=1)
-            elif not self._budget.fits_generic():
-                return None
-            self._budget.begin_creation()
-            try:
-                return await self._create_container(runtime)
-            except BaseException:
-                self._budget.fail_creation()
-                raise
+            recycled = unused or self._recycled_first(runtime)
+            while recycled is not None:
+                if await self._recycler.recycle(recycled):
+                    return recycled
+                recycled = self._recycled_first(runtime)
+            return await self._create_if_it_fits(runtime)
+
+    def _recycled_first(self, runtime: Runtime) -> PooledContainer | None:
+        """Return the container to recycle instead of a creation; None if there is none."""
+        is_missing = self._inventory.generic(runtime) < self._context.wanted.number(runtime)
+        is_needed = self._waiting.count(runtime) > 0 or is_missing
+        return self._recycler.candidate(runtime) if is_needed else None
+
+    async def _create_if_it_fits(self, runtime: Runtime) -> PooledContainer | None:
+        """Create a container. Return None if no job waits and the budget has no room for a refill."""
+        if self._waiting.count(runtime):
+            await self._retirement.make_room(GENERIC_MEMORY_MB, containers=1)
+        elif not self._budget.fits_generic():
+            return None
+        self._budget.begin_creation()
+        try:
+            container = await self._create_container(runtime)
+        except BaseException:
+            self._budget.fail_creation()
+            raise
+        return self._added(runtime, container)
 
     async def _create_container(self, runtime: Runtime) -> RunningContainer:
         driver, home, policy = self._context.driver, self._context.home, self._policy
@@ -224,16 +275,23 @@ class Creation:
             raise ContainerError(f"the isolation level is lower than at the start of the worker: {reason}")
         return container
 
-    def _succeeded(self, runtime: Runtime, container: RunningContainer) -> None:
+    def _added(self, runtime: Runtime, container: RunningContainer) -> PooledContainer:
+        """Add a new container to the pool."""
         self._availability.creation_succeeded(runtime)
         now = self._context.clock()
         pooled = PooledContainer(container, GENERIC_MEMORY_MB, made_at=now, used_at=now)
         self._budget.finish_creation()
         if container.idle_memory is not None:
-            container.base_bytes = container.held_bytes = _held_bytes(container.idle_memory)
+            container.generic_bytes = _held_bytes(container.idle_memory)
+            container.base_bytes = container.held_bytes = container.generic_bytes
         self._budget.resize(pooled, charges.of_idle(pooled))
         self._inventory.add(pooled)
-        waiter = self._waiting.take_first(runtime)
+        self._recycler.note_created(pooled)
+        return pooled
+
+    def _hand_out(self, pooled: PooledContainer) -> None:
+        """Give a generic container to the job that has waited longest. If no job waits, it stays idle."""
+        waiter = self._waiting.take_first(pooled.runtime)
         if waiter is not None:
             self._inventory.take(pooled)
             waiter.set_result(pooled)

@@ -79,3 +79,10 @@ class WantedGeneric:
         """Return the number of generic containers of a runtime to keep ready."""
         size = self._sizes[runtime]
         return max(size, self._demands[runtime].wanted(self._clock())) if size else 0
+
+    def lately_taken(self, runtime: Runtime) -> int:
+        """Return the number of generic containers to keep ready at the cost of bound ones.
+
+        At most WARM_POOL_*_SIZE, and none if no job has needed one lately.
+        """
+        return min(self._sizes[runtime], self._demands[runtime].wanted(self._clock()))

@@ -43,7 +43,7 @@ from math import log2
 from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable
+    from collections.abc import Callable, Hashable, Iterable
 
 ItemT = TypeVar("ItemT")
 
@@ -111,6 +111,37 @@ def choose_victims(
         chosen.append(candidate)
         freed_bytes += candidate.size_bytes
     return _without_surplus(chosen, freed_bytes - need_bytes, number)
+
+
+def choose_recycled(
+    candidates: Iterable[Candidate[ItemT]],
+    is_suitable: Callable[[ItemT], bool],
+    need_bytes: int,
+    number: int = 0,
+) -> ItemT | None:
+    """Choose the container to recycle, instead of evicting others and creating a new one.
+
+    This is the least valuable suitable container. But if the containers that would be evicted are worth less
+    together, none is recycled.
+
+    Args:
+        candidates: As for `choose_victims`.
+        is_suitable: Whether a container can be recycled, and could be used instead of the new one.
+        need_bytes: The memory that must be freed for a new container, bytes.
+        number: The least number of containers to evict for a new one.
+    """
+    known = [*candidates]
+    suitable = [candidate for candidate in known if is_suitable(candidate.item)]
+    if not suitable:
+        return None
+    chosen = min(suitable, key=_worth)
+    victims = choose_victims(known, need_bytes, number)
+    return chosen.item if _worth(chosen) <= sum(map(_worth, victims)) else None
+
+
+def _worth(candidate: Candidate[ItemT]) -> float:
+    """Return the value of all bytes of a container."""
+    return candidate.value * max(candidate.size_bytes, 1)
 
 
 def _without_surplus(

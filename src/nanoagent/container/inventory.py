@@ -34,8 +34,12 @@ class Inventory:
         self._move(pooled, ContainerState.BUSY)
 
     def put_back(self, pooled: PooledContainer) -> None:
-        """Make the container of a job idle again."""
+        """Make the container of a job, or one that was recycled, idle again."""
         self._move(pooled, ContainerState.IDLE)
+
+    def begin_recycling(self, pooled: PooledContainer) -> None:
+        """Take an idle container out of use, until it is put back."""
+        self._move(pooled, ContainerState.RECYCLING)
 
     def note_death(self, pooled: PooledContainer) -> None:
         """Note that the container of a job has died. The job still has it."""
@@ -63,10 +67,15 @@ class Inventory:
             self._idle[pooled.runtime].add(pooled)
         elif state is ContainerState.RETIRED:
             del self._by_id[pooled.container.id]
-        else:
+        elif state is not ContainerState.RECYCLING:
             self._busy.add(pooled)
 
     # --- questions
+
+    @staticmethod
+    def is_recycling(pooled: PooledContainer) -> bool:
+        """Whether a container is being recycled. It may have been retired meanwhile."""
+        return pooled.state is ContainerState.RECYCLING
 
     def get(self, container_id: str) -> PooledContainer | None:
         """Return the container with an ID; None if the pool does not have it."""

@@ -57,6 +57,8 @@ def _of_runtime(context: PoolContext, runtime: Runtime, starting: int) -> dict[s
         "starts": {start.value: starts[start] for start in Start},
         "coldShare": round(starts[Start.COLD] / total, 4) if total else None,
         "rebound": totals.rebinds[runtime],
+        "recycled": totals.recycled[runtime],
+        "notRecycled": dict(sorted(totals.recycling_failures[runtime].items())),
         "retired": dict(sorted(totals.retirements[runtime].items())),
         "lastRetired": [_of_retired(retired, now) for retired in reversed(totals.last_retired[runtime])],
     }

@@ -82,6 +82,7 @@ class PoolPolicy:
         apparmor: The AppArmor profile of containers; None for Docker's default.
         docker_runtime: The name of Docker's runtime for containers; None for its default.
         sharing: The runs that a container may serve.
+        recycles: Whether a container that is evicted may become generic again, instead of being removed.
         modules: Python modules that every interpreter has imported in advance.
         listening_addresses: The addresses in the network of runs at which the worker listens.
         most_containers: The largest number of containers. Each takes file descriptors of the worker.
@@ -100,6 +101,7 @@ class PoolPolicy:
     apparmor: str | None = None
     docker_runtime: str | None = None
     sharing: Sharing = Sharing.FUNCTION
+    recycles: bool = False
     modules: tuple[str, ...] = ()
     listening_addresses: tuple[ListeningAddress, ...] = ()
     most_containers: int = 1 << 20
@@ -221,12 +223,14 @@ class ContainerState(StrEnum):
 
     IDLE = "idle"
     BUSY = "busy"  # a job has it
+    RECYCLING = "recycling"  # it is being made generic again
     DEAD = "dead"  # it died while a job had it; it is retired when the job ends
     RETIRED = "retired"  # it no longer belongs to the pool, and its removal has begun
 
 
 NEXT: Final = {
-    ContainerState.IDLE: {ContainerState.BUSY, ContainerState.RETIRED},
+    ContainerState.IDLE: {ContainerState.BUSY, ContainerState.RECYCLING, ContainerState.RETIRED},
+    ContainerState.RECYCLING: {ContainerState.IDLE, ContainerState.RETIRED},
     ContainerState.BUSY: {ContainerState.IDLE, ContainerState.DEAD, ContainerState.RETIRED},
     ContainerState.DEAD: {ContainerState.RETIRED},
     ContainerState.RETIRED: set[ContainerState](),
@@ -269,6 +273,17 @@ class PooledContainer:
         if state not in NEXT[self.state]:
             raise AssertionError(f"a container cannot go from {self.state} to {state}")
         self.state = state
+
+    def become_generic(self, now: float) -> None:
+        """Forget the binding. The age and the number of runs stay.
+
+        Args:
+            now: The time in the pool's clock.
+        """
+        self.key = None
+        self.busy_mb = 0
+        self.bound_ms = 0.0
+        self.used_at = now
 
     @property
     def cold_ms(self) -> float:
@@ -422,3 +437,21 @@ def retirement_reason(pooled: PooledContainer, policy: PoolPolicy, now: float) -
     if not pooled.is_generic and now - pooled.used_at >= policy.idle_s:
         return "idle"
     return None
+
+
+def may_recycle(pooled: PooledContainer, policy: PoolPolicy, now: float) -> bool:
+    """Whether an idle container may be made generic again, instead of being removed.
+
+    A container with a reason to retire is not recycled. The exception is `idle`: only its function is unused.
+
+    Args:
+        pooled: The container.
+        policy: The settings of the pool.
+        now: The time in the pool's clock.
+    """
+    return (
+        policy.recycles
+        and not pooled.is_generic
+        and pooled.container.can_be_recycled
+        and retirement_reason(pooled, policy, now) in {None, "idle"}
+    )

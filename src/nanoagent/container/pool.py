@@ -2,6 +2,9 @@
 
 A container's states (`policy.ContainerState`, transitions in `policy.NEXT`)::
 
+                RECYCLING
+                 ▲     │
+                 │     ▼
     created ─► IDLE ◄──► BUSY ──► DEAD
                 │         │         │
                 └─────────┴─────────┴──► RETIRED
@@ -9,6 +12,8 @@ A container's states (`policy.ContainerState`, transitions in `policy.NEXT`)::
 A container is generic until its first job binds it. Then it serves one function version (`Binding.key`:
 function ID, code digest, runtime and memory limit), one job at a time. With `CONTAINER_SHARING=worker`, it
 may later be bound to another function version. If a run leaves something behind, the container is retired.
+With `CONTAINER_RECYCLING=auto`, an idle container that would be evicted for a job may become generic again
+(RECYCLING).
 
 The parts of the pool, and the state that each of them owns:
 
@@ -19,6 +24,7 @@ The parts of the pool, and the state that each of them owns:
 * `Creation`: the creations under way. Refills keep generic containers of each runtime ready, so that most
   jobs do not wait for a creation (`demand`: how many). A job that finds no container waits for the next one
   (cold start).
+* `Recycler`: chooses containers to recycle, and makes them generic again.
 * `Binder`: puts the code, the program and the limits of a function version into a container.
 * `Retirement`: the removals under way, and the sweep. Eviction makes room for jobs: it retires the least
   valuable idle containers (`eviction`, `valuation`).
@@ -32,7 +38,7 @@ The parts of the pool, and the state that each of them owns:
 `pool_context` has the collaborators and the state that the parts share.
 
 Read in this order: `policy`, `inventory`, `charges`, `budget`, this module, `creation` with `waiting`,
-`demand` and `availability`, `binder`, `retirement`, `engine_watch` with `strays`.
+`demand`, `recycler` and `availability`, `binder`, `retirement`, `engine_watch` with `strays`.
 """
 
 from __future__ import annotations
@@ -55,6 +61,7 @@ from nanoagent.container.inventory import Inventory
 from nanoagent.container.overview import overview
 from nanoagent.container.policy import ContainerState, choose_idle
 from nanoagent.container.pool_context import Changes, PoolContext
+from nanoagent.container.recycler import Recycler
 from nanoagent.container.retirement import Retirement
 from nanoagent.container.strays import Strays
 from nanoagent.container.totals import Totals
@@ -142,9 +149,10 @@ class Pool:
         self._inventory = inventory
         self._tasks: tuple[asyncio.Task[None], ...] = ()
         self._availability = Availability(context, health)
-        self._retirement = Retirement(context, self._refill)
+        self._retirement = Retirement(context, self._refill, self._recycle_unused)
         self._watch = EngineWatch(context, self._availability, self._retirement, self._refill)
-        self._creation = Creation(context, self._availability, self._watch, self._retirement)
+        recycler = Recycler(context, self._retirement)
+        self._creation = Creation(context, self._availability, self._watch, self._retirement, recycler)
         self._binder = Binder(context)
         metrics.containers.watch_pool(self._count, self._inventory.generic, self._memory_bytes)
 
@@ -293,6 +301,9 @@ class Pool:
 
     def _refill(self) -> None:
         self._creation.refill()
+
+    def _recycle_unused(self, pooled: PooledContainer) -> bool:
+        return self._creation.recycle_unused(pooled)
 
     # --- questions
 

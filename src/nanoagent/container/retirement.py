@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _SWEEP_S: Final = 2.0
+_PASSES_IN_PEAK: Final = 8  # so that a peak of the jobs' memory counts for 16 to 32 s
 
 
 class Retirement:
@@ -35,18 +36,23 @@ class Retirement:
     Args:
         context: The collaborators and the state that the parts of the pool share.
         refill: Starts the creations that are needed and allowed. Called when the budget may have more room.
+        recycle: Begins to recycle an idle container whose function is unused, and returns True; returns False
+            if no generic container is wanted.
 
     Attributes:
         removals: The tasks of the removals that are under way.
     """
 
-    def __init__(self, context: PoolContext, refill: Callable[[], None]) -> None:
+    def __init__(
+        self, context: PoolContext, refill: Callable[[], None], recycle: Callable[[PooledContainer], bool]
+    ) -> None:
         self.removals: set[asyncio.Task[Any]] = set()
         self._context = context
         self._inventory = context.inventory
         self._budget = context.budget
         self._changes = context.changes
         self._refill = refill
+        self._recycle = recycle
 
     # --- one container
 
@@ -134,8 +140,12 @@ class Retirement:
 
         Each pass also measures their memory. If they have grown beyond the budget, some are evicted.
         """
+        passes = 0
         while True:
             await asyncio.sleep(_SWEEP_S)
+            passes += 1
+            if passes % _PASSES_IN_PEAK == 0:
+                self._budget.begin_peak()
             self.sweep_once()
 
     def sweep_once(self) -> None:
@@ -144,7 +154,7 @@ class Retirement:
         for pooled in self._inventory.all_idle():
             self._measure(pooled)
             reason = retirement_reason(pooled, self._context.policy, now)
-            if reason is not None:
+            if reason is not None and not (reason == "idle" and self._recycle(pooled)):
                 self.retire(pooled, reason)
         for runtime in Runtime:
             generic = [*self._inventory.idle(runtime).generic]

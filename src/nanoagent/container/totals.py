@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from nanoagent.model.job import Runtime
 
 if TYPE_CHECKING:
+    from nanoagent.container.base import RecyclingFailure
     from nanoagent.container.policy import PooledContainer
     from nanoagent.model.result import Start
 
@@ -40,6 +41,8 @@ class Totals:
     Attributes:
         starts: Runtime → kind of start → number of runs and builds.
         rebinds: Runtime → number of containers that were bound to another function.
+        recycled: Runtime → number of containers that were made generic again.
+        recycling_failures: Runtime → kind of failure → number of containers that could not be.
         retirements: Runtime → reason → number of retired containers.
         last_retired: Runtime → the last retired containers, the latest one last.
     """
@@ -47,6 +50,10 @@ class Totals:
     def __init__(self) -> None:
         self.starts: dict[Runtime, Counter[Start]] = {runtime: Counter() for runtime in Runtime}
         self.rebinds: Counter[Runtime] = Counter()
+        self.recycled: Counter[Runtime] = Counter()
+        self.recycling_failures: dict[Runtime, Counter[RecyclingFailure]] = {
+            runtime: Counter() for runtime in Runtime
+        }
         self.retirements: dict[Runtime, Counter[str]] = {runtime: Counter() for runtime in Runtime}
         self.last_retired: dict[Runtime, deque[RetiredContainer]] = {
             runtime: deque(maxlen=_RETIREMENTS) for runtime in Runtime

@@ -25,9 +25,10 @@ _HEADINGS: Final = (
     "generic",
     "busy",
     "starting",
-    "hot/warm/cold starts",
+    "hot/warm/cold",
     "cold",
     "rebound",
+    "recycled",
 )
 _LAST_HEADINGS: Final = ("retired", "runtime", "reason", "idle", "runs", "MiB")
 
@@ -122,4 +123,5 @@ def _cells(state: dict[str, Any]) -> list[str]:
         " / ".join(f"{starts[kind]:,}" for kind in ("hot", "warm", "cold")),
         "" if share is None else f"{share:.1%}",
         str(state["rebound"]),
+        str(state["recycled"]),
     ]

@@ -194,6 +194,7 @@ def pool_policy(settings: Settings, listening_addresses: tuple[ListeningAddress,
         ),
         docker_runtime=settings.docker_runtime,
         sharing=Sharing(settings.container_sharing),
+        recycles=settings.container_recycling == "auto",
         modules=settings.preloaded_modules,
         listening_addresses=listening_addresses,
     )

@@ -23,6 +23,7 @@ def pooled(
     usable: bool = True,
     runtime: Runtime = Runtime.PYTHON,
     held_bytes: int = 0,
+    recyclable: bool = False,
     **fields: Any,
 ) -> PooledContainer:
     """Return a container that is bound to a function version, unless `key` is None.
@@ -33,6 +34,7 @@ def pooled(
         usable: Whether its session is usable.
         runtime: Its language.
         held_bytes: The memory that it holds.
+        recyclable: Whether it can be recycled.
         fields: Further fields of `PooledContainer`.
     """
     container = SimpleNamespace(
@@ -41,6 +43,7 @@ def pooled(
         spec=SimpleNamespace(runtime=runtime),
         group=None,
         created_ms=0.0,
+        can_be_recycled=recyclable,
         base_bytes=0,
         held_bytes=held_bytes,
     )

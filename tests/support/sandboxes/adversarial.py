@@ -151,6 +151,12 @@ class Yard:
         assert ran.execution.error_type is None, (ran.execution.message, ran.stderr)
         return json.loads(ran.stdout), ran
 
+    async def recycle(self, container_id: str) -> bool:
+        """Recycle an idle container as the pool does. Return whether it is generic; else it was retired."""
+        pooled = self.pool._inventory.get(container_id)
+        assert pooled is not None
+        return await self.pool._creation._recycler.recycle(pooled)
+
     async def build(self, function: Function) -> bytes:
         """Build the function's program with the worker's recipe."""
         built = await self.try_to_build(function, timeout_ms=120_000)
@@ -187,6 +193,7 @@ async def yard(
     listening_addresses: tuple[ListeningAddress, ...] = (),
     modules: tuple[str, ...] = (),
     memory_mb: int = 4096,
+    recycles: bool = False,
 ) -> AsyncIterator[Yard]:
     """Make a yard with real containers of an isolation level.
 
@@ -199,6 +206,7 @@ async def yard(
         listening_addresses: The addresses at which the test listens in the network of runs.
         modules: Python modules that every interpreter imports in advance.
         memory_mb: The budget of memory of all containers.
+        recycles: Whether the pool recycles containers.
     """
     never = level is Isolation.CONTAINER
     with worker_home() as home:
@@ -207,6 +215,7 @@ async def yard(
             sizes={runtime: ready if runtime in runtimes else 0 for runtime in Runtime},
             memory_mb=memory_mb,
             modules=modules,
+            recycles=recycles,
             generic_cpus=_MOST_CPUS,
             idle_s=600,
             max_runs=10_000,

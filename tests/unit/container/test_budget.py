@@ -125,3 +125,46 @@ def test_where_a_generic_container_fits_nothing_is_missing_for_it(up, creating, 
         assert budget.fits_generic()
     if budget.fits_generic():
         assert budget.shortage(GENERIC, containers=1) is None
+
+
+# --- one more container
+
+
+@pytest.mark.parametrize(
+    ("idle_mb", "peak_mb", "waiting_mb", "missing_mb"),
+    [
+        (500, 0, 0, None),
+        (500, 400, 0, None),
+        (500, 490, 0, 8),  # as many jobs as lately leave no room
+        (500, 0, 490, 8),  # the jobs that wait leave no room
+        (500, 400, 490, 8),
+        (990, 0, 0, 8),
+    ],
+)
+def test_one_more_container_is_compared_with_the_jobs_of_the_last_time(
+    idle_mb, peak_mb, waiting_mb, missing_mb
+):
+    budget = Budget(1000, 100)
+    idle, busy = pooled(memory_mb=0), pooled(memory_mb=0)
+    budget.resize(idle, idle_mb)
+    budget.lend(busy, peak_mb)
+    budget.take_back(busy, 0)
+    shortage = budget.coming_shortage(18, waiting_mb)
+    assert (shortage.memory_mb if shortage else None) == missing_mb
+
+
+def test_a_peak_is_forgotten_after_two_calls():
+    budget = Budget(1000, 100)
+    busy, other = pooled(memory_mb=18), pooled(memory_mb=18)
+    for container in (busy, other):
+        budget.resize(container, 18)
+        budget.lend(container, 146)
+    assert (budget.jobs_mb, budget.peaks_mb) == (256, (256, 0))
+    budget.take_back(busy, 18)
+    budget.begin_peak()
+    assert (budget.jobs_mb, budget.peaks_mb) == (128, (128, 256))
+    budget.begin_removal(other)
+    budget.begin_peak()
+    assert (budget.jobs_mb, budget.peaks_mb) == (0, (0, 128))
+    budget.begin_peak()
+    assert budget.peaks_mb == (0, 0)

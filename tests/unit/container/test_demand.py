@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanoagent.container.demand import MEMORY_S, MOST, REFILL_S, Demand
+from nanoagent.container.demand import MEMORY_S, MOST, REFILL_S, Demand, WantedGeneric
+from nanoagent.model.job import Runtime
 
 
 def demand_of(*times: float) -> Demand:
@@ -54,3 +55,18 @@ def test_the_largest_group_of_the_last_minute_is_wanted(gaps, later):
     ]
     found = demand_of(*times).wanted(now)
     assert found == max(groups, default=0)
+
+
+def test_bound_containers_are_recycled_only_for_the_size_of_the_pool_and_after_a_start():
+    now = 0.0
+    wanted = WantedGeneric(dict.fromkeys(Runtime, 0) | {Runtime.PYTHON: 2}, lambda: now)
+    assert wanted.lately_taken(Runtime.PYTHON) == 0
+    seen = []
+    for _ in range(3):
+        wanted.record_taken(Runtime.PYTHON)
+        wanted.record_taken(Runtime.GO)
+        seen.append(wanted.lately_taken(Runtime.PYTHON))
+    assert (seen, wanted.number(Runtime.PYTHON)) == ([1, 2, 2], 3)
+    assert wanted.lately_taken(Runtime.GO) == 0
+    now = MEMORY_S + 1
+    assert wanted.lately_taken(Runtime.PYTHON) == 0

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanoagent.container.eviction import Candidate, UseForecast, choose_victims
+from nanoagent.container.eviction import Candidate, UseForecast, choose_recycled, choose_victims
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Sequence
@@ -53,6 +53,45 @@ def test_a_container_is_spared_only_if_no_more_valuable_victim_has_its_size(cand
         assert not any(
             other.value < victim.value and other.size_bytes >= victim.size_bytes for other in spared
         )
+
+
+# --- recycling
+
+
+@pytest.mark.parametrize(
+    ("suitable", "need_bytes", "chosen"),
+    [
+        # a is worth 10, b 20, c 60, d 10
+        ("abcd", 10, "a"),  # instead of an eviction of a
+        ("bc", 10, None),  # a would be evicted, which is worth less than b
+        ("bc", 20, "b"),  # a and d would be evicted, which are worth as much as b
+        ("c", 30, None),  # a, d and b would be evicted
+        ("c", 60, "c"),
+        ("c", 1000, "c"),
+        ("", 10, None),
+        ("bc", -5, None),  # nothing would be evicted
+    ],
+)
+def test_a_container_is_recycled_if_it_is_worth_no_more_than_the_victims(suitable, need_bytes, chosen):
+    candidates = [
+        Candidate("a", 10, 1.0),
+        Candidate("b", 10, 2.0),
+        Candidate("c", 30, 2.0),
+        Candidate("d", 10, 1.0),
+    ]
+    assert choose_recycled(candidates, lambda item: item in suitable, need_bytes) == chosen
+
+
+def test_a_container_is_recycled_to_keep_a_generic_one():
+    candidates = [Candidate("bound", 10, 1e9), Candidate("generic", 10, math.inf)]
+    assert choose_recycled(candidates, lambda item: item == "bound", 15) == "bound"
+
+
+@given(CANDIDATES, st.integers(-5, 300), st.integers(0, 5), st.integers(0, 19))
+def test_only_a_suitable_container_is_recycled_and_the_least_valuable(candidates, need_bytes, number, most):
+    chosen = choose_recycled(candidates, lambda item: item <= most, need_bytes, number)
+    worths = {one.item: one.value * one.size_bytes for one in candidates if one.item <= most}
+    assert chosen is None or worths[chosen] == min(worths.values())
 
 
 def items(victims: Sequence[Candidate[str]]) -> list[str]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 STEPS = {
     ContainerState.BUSY: Inventory.take,
     ContainerState.IDLE: Inventory.put_back,
+    ContainerState.RECYCLING: Inventory.begin_recycling,
     ContainerState.DEAD: Inventory.note_death,
     ContainerState.RETIRED: Inventory.remove,
 }
@@ -100,4 +101,4 @@ def test_a_container_is_in_the_lists_of_its_state_and_in_no_other(steps):
         states = [container.state for container in containers]
         idle = states.count(ContainerState.IDLE)
         busy = states.count(ContainerState.BUSY) + states.count(ContainerState.DEAD)
-        assert counts(inventory) == (idle + busy, idle, busy)
+        assert counts(inventory) == (idle + busy + states.count(ContainerState.RECYCLING), idle, busy)

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from nanoagent.common.units import MIB
 from nanoagent.container import charges, engine_watch
 from nanoagent.container import pool as pool_module
+from nanoagent.container.base import RecyclingFailure
 from nanoagent.container.budget import Budget
 from nanoagent.container.cgroup import ControlGroup
 from nanoagent.container.demand import MEMORY_S
@@ -1236,3 +1237,190 @@ async def test_a_compilation_has_room_unless_jobs_or_generic_containers_have_it(
             acquired.clean = True
             assert [bench.pool.has_room_for(each) for each in (fits, large)] == [True, False]
         assert bench.pool.has_room_for(large)  # the bound container is idle now
+
+
+# --- recycling
+
+ROOM_FOR_ONE_MB = GENERIC_MEMORY_MB + charges.idle_mb(15 * MIB) - 1
+"""While one container is idle, another one cannot be created."""
+
+
+@pytest.fixture
+def open_full(open_bench: Callable[..., Any]) -> Callable[..., Any]:
+    """Opens a pool that recycles and has room for only one creation. Its containers hold 15 MiB."""
+
+    @asynccontextmanager
+    async def open_full(**changes: Any) -> AsyncIterator[Bench]:
+        fields = {"sizes": NO_POOL, "memory_mb": ROOM_FOR_ONE_MB, "recycles": True} | changes
+        async with open_bench(**fields) as bench:
+            bench.driver.recyclable = True
+            bench.driver.group = Group(held_mb=15)
+            await bench.pool.start()
+            yield bench
+
+    return open_full
+
+
+async def test_a_job_gets_a_recycled_container_if_a_new_one_has_no_room(open_full):
+    async with open_full() as bench:
+        first = await bench.run("a")
+        second = await bench.run("b")
+        assert (first.start, second.start) == (Start.COLD, Start.COLD)
+        assert first.container is second.container
+        assert bench.driver.recycled == [first.container.id]
+        assert (len(bench.driver.created), bench.driver.removed) == (1, [])
+        assert (await bench.run("b")).start is Start.HOT
+        assert bench.value("worker_container_recycling_seconds_count", runtime="python") == 1
+        state = bench.pool.overview()["runtimes"]["python"]
+        assert (state["recycled"], state["notRecycled"], state["retired"]) == (1, {}, {})
+        assert bench.budget.committed_mb == bench.counted_mb == charges.idle_mb(15 * MIB)
+
+
+async def test_none_is_recycled_while_there_is_room(open_full):
+    async with open_full(memory_mb=1024) as bench:
+        for function in "abc":
+            await bench.run(function)
+        assert (len(bench.driver.created), bench.driver.recycled) == (3, [])
+
+
+@pytest.mark.parametrize("reason", ["the setting", "the container"])
+async def test_without_recycling_a_container_is_evicted(open_full, reason):
+    async with open_full(recycles=reason != "the setting") as bench:
+        bench.driver.recyclable = reason != "the container"
+        first, second = await bench.run("a"), await bench.run("b")
+        await bench.removals()
+        assert (bench.driver.recycled, bench.driver.removed) == ([], [first.container.id])
+        assert second.container is not first.container
+
+
+@pytest.mark.parametrize("failure", RecyclingFailure)
+async def test_a_container_with_residue_is_removed_and_the_job_gets_a_new_one(open_full, failure):
+    async with open_full() as bench:
+        first = await bench.run("a")
+        bench.driver.residues.append(failure)
+        second = await bench.run("b")
+        await bench.removals()
+        assert (second.start, second.container.id) == (Start.COLD, bench.ids[0])
+        assert bench.driver.removed == [first.container.id]
+        assert bench.value("worker_container_recycling_failures_total", failure=failure) == 1
+        assert bench.value("worker_containers_retired_total", reason="recycling") == 1
+        assert bench.pool.overview()["runtimes"]["python"]["notRecycled"] == {failure: 1}
+
+
+async def test_a_container_that_has_grown_while_it_was_recycled_is_removed(open_full):
+    async with open_full() as bench:
+        first = await bench.run("a")
+        bench.driver.may_recycle.clear()
+        job = asyncio.create_task(bench.run("b"))
+        await bench.until(lambda: bench.starting == 1)
+        bench.driver.group.held_mb = 15 + charges.LEFTOVER_BYTES // MIB + 1
+        bench.driver.may_recycle.set()
+        second = await job
+        await bench.removals()
+        assert bench.driver.removed == [first.container.id]
+        assert second.container is not first.container
+        assert bench.value("worker_container_recycling_failures_total", failure="memory") == 1
+
+
+async def test_the_next_generic_container_is_recycled_when_a_job_has_taken_one(open_full):
+    """While a job runs, there is no room for a creation."""
+    async with open_full(
+        sizes=ONE_PYTHON, memory_mb=GENERIC_MEMORY_MB + 3 * charges.idle_mb(15 * MIB)
+    ) as bench:
+        await bench.pool.filled()
+        await bench.run("a")
+        bench.pool._refill()
+        starts = []
+        for function in "bcdef":
+            await bench.until(lambda: bench.idle(generic=True) == 1)
+            starts.append((await bench.run(function)).start)
+        assert starts == [Start.WARM] * 5
+        assert (len(bench.driver.created), bench.driver.removed) == (2, [])
+        assert len(bench.driver.recycled) >= 4
+
+
+async def test_no_bound_container_is_recycled_for_the_warm_pool_if_no_job_has_needed_it(open_full):
+    async with open_full() as bench:
+        await bench.run("a")
+        bench.clock.now = MEMORY_S + 1
+        bench.pool._retirement.sweep_once()
+        assert (bench.starting, bench.driver.recycled) == (0, [])
+
+
+async def test_an_unused_container_is_recycled_if_a_generic_one_is_wanted(open_full):
+    async with open_full(sizes=ONE_PYTHON) as bench:
+        await bench.pool.filled()
+        first = await bench.run("a")
+        await bench.until(lambda: bench.starting == 0)
+        bench.clock.now = bench.policy.idle_s + 1
+        bench.pool._retirement.sweep_once()
+        await bench.until(lambda: bench.idle(generic=True) == 1)
+        assert bench.driver.recycled == bench.ids == [first.container.id]
+
+
+async def test_an_unused_container_is_retired_if_no_generic_one_is_wanted(open_full):
+    async with open_full(memory_mb=1024) as bench:
+        first = await bench.run("a")
+        bench.clock.now = bench.policy.idle_s + 1
+        bench.pool._retirement.sweep_once()
+        await bench.removals()
+        assert (bench.driver.recycled, bench.driver.removed) == ([], [first.container.id])
+
+
+async def test_no_other_runtime_gets_the_container(open_full):
+    async with open_full() as bench:
+        first = await bench.run("a")
+        second = await bench.run("b", runtime=Runtime.GO)
+        await bench.removals()
+        assert (bench.driver.recycled, bench.driver.removed) == ([], [first.container.id])
+        assert second.container.spec.runtime is Runtime.GO
+
+
+async def test_no_job_gets_a_container_while_it_is_recycled(open_full):
+    async with open_full() as bench:
+        await bench.run("a")
+        bench.driver.may_recycle.clear()
+        other = asyncio.create_task(bench.run("b"))
+        await bench.until(lambda: bench.starting == 1 and not bench.idle())
+        same = asyncio.create_task(bench.run("a"))
+        await bench.until(lambda: bench.waiting == 2)
+        bench.driver.may_recycle.set()
+        assert (await other).start is Start.COLD
+        assert (await same).start is Start.COLD
+
+
+async def test_a_container_that_dies_while_it_is_recycled_is_removed(open_full):
+    async with open_full() as bench:
+        first = await bench.run("a")
+        bench.driver.may_recycle.clear()
+        job = asyncio.create_task(bench.run("b"))
+        await bench.until(lambda: bench.starting == 1 and not bench.idle())
+        bench.driver.kill(first.container.id)
+        await asyncio.gather(bench.driver.running[first.container.id].serving)
+        bench.driver.may_recycle.set()
+        assert (await job).container is not first.container
+        assert bench.value("worker_container_recycling_failures_total", failure="error") == 1
+
+
+async def test_a_job_that_is_cancelled_while_it_waits_leaves_a_generic_container(open_full):
+    async with open_full() as bench:
+        first = await bench.run("a")
+        bench.driver.may_recycle.clear()
+        job = asyncio.create_task(bench.run("b"))
+        await bench.until(lambda: bench.starting == 1 and not bench.idle())
+        job.cancel()
+        await asyncio.gather(job, return_exceptions=True)
+        bench.driver.may_recycle.set()
+        await bench.until(lambda: bench.idle(generic=True) == 1)
+        assert bench.ids == [first.container.id]
+
+
+async def test_a_pool_that_closes_removes_containers_that_are_being_recycled(open_full):
+    async with open_full() as bench:
+        await bench.run("a")
+        bench.driver.may_recycle.clear()
+        job = asyncio.create_task(bench.run("b"))
+        await bench.until(lambda: bench.starting == 1 and not bench.idle())
+        await bench.pool.close()
+        assert isinstance((await asyncio.gather(job, return_exceptions=True))[0], PlatformError)
+        assert bench.driver.running == {}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from nanoagent.container.policy import (
     PoolPolicy,
     Sharing,
     choose_idle,
+    may_recycle,
     retirement_reason,
 )
 from nanoagent.container.spec import Limits
@@ -279,3 +281,32 @@ def test_one_success_closes_it():
     assert breaker.allows(0.0, in_flight=5)
     breaker.record_failure("again", 0.0)
     assert not breaker.is_open
+
+
+# --- recycling
+
+
+@pytest.mark.parametrize(
+    ("fields", "now", "expected"),
+    [
+        ({}, 10, True),
+        ({}, 70, True),  # unused for a long time
+        ({"key": None}, 10, False),
+        ({"recyclable": False}, 10, False),
+        ({"usable": False}, 10, False),
+        ({"runs": 10}, 10, False),
+        ({"made_at": -1000.0}, 10, False),
+        ({"held_bytes": LEFTOVER_BYTES + 1}, 10, False),
+    ],
+)
+def test_a_container_is_recycled_unless_it_would_be_retired_for_another_reason(fields, now, expected):
+    container = pooled(**({"recyclable": True} | fields))
+    assert may_recycle(container, replace(POLICY, recycles=True), now) is expected
+    assert may_recycle(container, POLICY, now) is False
+
+
+def test_a_recycled_container_keeps_its_age_and_its_number_of_runs():
+    container = pooled(runs=7, made_at=1.0, busy_mb=128, bound_ms=5.0)
+    container.become_generic(9.0)
+    assert (container.is_generic, container.busy_mb, container.bound_ms) == (True, 0, 0.0)
+    assert (container.runs, container.made_at, container.used_at) == (7, 1.0, 9.0)

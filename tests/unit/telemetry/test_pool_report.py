@@ -25,6 +25,8 @@ STATE = {
     "busy": 2,
     "starting": 1,
     "rebound": 4,
+    "recycled": 7,
+    "notRecycled": {"residue": 1},
     "starts": {"hot": 90, "warm": 8, "cold": 2},
     "coldShare": 0.02,
     "retired": {"evicted": 1},
@@ -93,8 +95,8 @@ async def test_the_command_prints_the_tables(capsys, monkeypatch):
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert lines[0] == "memory: 1,234 of 22,057 MiB charged, 1,180 MiB held"
     assert lines[1] == "containers: 15 of at most 5,000, 1 being created, 2 being removed"
-    assert "python 12 1 of 3 2 1 90 / 8 / 2 2.0% 4" in lines
-    assert "go 12 1 of 3 2 1 0 / 0 / 0 4" in lines
+    assert "python 12 1 of 3 2 1 90 / 8 / 2 2.0% 4 7" in lines
+    assert "go 12 1 of 3 2 1 0 / 0 / 0 4 7" in lines
     assert "3 s ago python evicted 61 s 5 18" in lines
 
 

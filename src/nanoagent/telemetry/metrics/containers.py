@@ -55,6 +55,14 @@ class ContainerMetrics:
             'Containers bound for a function with `reuse: "imports"`, by state: reused, or the reason',
             "state",
         )
+        self._recycling = define.histogram(
+            "worker_container_recycling_seconds", "Time to make a container generic again", "runtime"
+        )
+        self._recycling_failures = define.counter(
+            "worker_container_recycling_failures_total",
+            "Containers that could not be made generic again, and were removed, by kind of failure",
+            "failure",
+        )
         self._memory = define.gauge(
             "worker_pool_memory_bytes", "Memory of all containers: limit, and charged to the limit", "state"
         )
@@ -114,6 +122,14 @@ class ContainerMetrics:
             state: `ImportsState.label`.
         """
         self._imports.labels(state).inc()
+
+    def recycled(self, runtime: Runtime, seconds: float) -> None:
+        """Count a container that was made generic again, with the time that this took."""
+        self._recycling.labels(runtime).observe(seconds)
+
+    def recycling_failed(self, failure: str) -> None:
+        """Count a container that could not be made generic; `failure` is a `RecyclingFailure`."""
+        self._recycling_failures.labels(failure).inc()
 
     def creation_failed(self) -> None:
         """Count a container that could not be created."""
