@@ -37,11 +37,11 @@ MIN_DESCRIPTORS: Final = 192
 # The standard streams, the event loop, 64 connections to the status server, 32 to Redis, and some to AWS and
 # Docker.
 OWN_DESCRIPTORS: Final = 128
-DESCRIPTORS_PER_CONTAINER: Final = 10
-"""The descriptors for one container: its supervisor's two connections, files of its control group, and the
-folders of its code and program.
+DESCRIPTORS_PER_CONTAINER: Final = 11
+"""The descriptors for one container: the connections of its launcher and supervisor, files of its control
+group, and the folders of its code and program.
 
-A container needs nine of them with control groups v1, and fewer with v2. One is a reserve
+A container needs ten of them with control groups v1, and fewer with v2. One is a reserve
 (tests/integration/test_supervisor.py).
 """
 

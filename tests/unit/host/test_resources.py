@@ -41,7 +41,7 @@ def test_what_the_plan_gives_out_is_there(limit, sockets):
 
 
 def test_the_usual_limits_are_enough_for_the_usual_machine():
-    assert descriptor_plan(256, 1).containers == 7
+    assert descriptor_plan(256, 1).containers == 6
     assert descriptor_plan(1024, 1).containers > 30
     assert descriptor_plan(20_000, 1).containers > 1000
     assert descriptor_plan(65536, 4).containers > 2000
