@@ -101,6 +101,45 @@ def test_a_program_cannot_tell_that_its_packages_are_imported(reusing, name):
     assert_same_with_importer(reusing, files_of(PROGRAMS[name]))
 
 
+@pytest.fixture(scope="module")
+def with_installed_libraries() -> Iterator[Interpreters]:
+    """An importer for code that has large libraries in its zip, and a zygote without them."""
+    copies = [
+        "numpy",
+        "pandas",
+        "dateutil",
+        "pytz",
+        "requests",
+        "urllib3",
+        "idna",
+        "certifi",
+        "chardet",
+    ]
+    with interpreters() as made:
+        made.ask(do="start", modules=list(STANDARD))
+        imports = "import numpy, pandas, requests\nimport numpy.random\n"
+        assert made.install({}, copies, imports) == ImportsState.REUSED
+        yield made
+
+
+@pytest.mark.parametrize(
+    "name", ["numpy", "pandas", "numpy_error", "module_del", "traceback", *LIBRARY_PROGRAMS]
+)
+def test_a_program_cannot_tell_that_the_libraries_in_its_zip_are_imported(with_installed_libraries, name):
+    program = LIBRARY_PROGRAMS[name] if name in LIBRARY_PROGRAMS else PROGRAMS[name]
+    assert_same_with_importer(with_installed_libraries, files_of(program))
+
+
+@pytest.mark.parametrize(
+    "name", ["numpy_global", "numpy_generator", "numpy_state", "pandas_sample", "random"]
+)
+def test_two_runs_with_libraries_in_the_zip_never_draw_the_same(with_installed_libraries, name):
+    program = {"main.py": _SECRETS[name].encode()}
+    drawn = [with_installed_libraries.run("importer", program) for _ in range(3)]
+    assert [ran.stderr for ran in drawn] == [b""] * 3
+    assert len({ran.stdout for ran in drawn}) == 3
+
+
 # --- jobs that are started plainly after all, and other words on the command line
 
 
