@@ -13,6 +13,7 @@ from nanoagent.container.pool import AcquiredContainer
 from nanoagent.model import result as results
 from nanoagent.model.job import Job, Runtime
 from nanoagent.model.result import ErrorType, Result, Start
+from nanoagent.supervisor.wire import ImportsState
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -168,6 +169,7 @@ class FakeSession:
 class FakeContainer:
     session = FakeSession()
     group = None
+    imports = ImportsState.OFF
 
 
 class FakePool:

@@ -42,14 +42,15 @@ from nanoagent.model.errors import (
     ReturnToQueue,
     StorageError,
 )
-from nanoagent.model.job import NetworkPolicy, Runtime
+from nanoagent.model.job import NetworkPolicy, Reuse, Runtime
 from nanoagent.model.result import ErrorType, Isolation, OutputError, Refusal, Result, Start, Status
 from nanoagent.model.text import Locale, Text
 from nanoagent.supervisor import wire
 from nanoagent.supervisor.output import Captured, Collected, OutputFile
+from nanoagent.supervisor.wire import ImportsState
 from nanoagent.telemetry.metrics import Metrics
 from support.checks.zips import make_zip
-from support.doubles.fakes import DEADLINE_S, FakePool, make_job, make_settings
+from support.doubles.fakes import DEADLINE_S, FakeContainer, FakePool, make_job, make_settings
 from support.services.folder_store import FolderStore
 
 if TYPE_CHECKING:
@@ -285,6 +286,51 @@ async def test_the_container_is_bound_to_the_owner_if_owners_share_containers(
     await rig.run(make_job(s3_key="users/alice/f.zip"))
     (binding,) = rig.pool.bindings
     assert (binding.owner, binding.key.owner) == (owner, owner)
+
+
+@pytest.mark.parametrize(
+    ("setting", "runtime", "reuse", "expected"),
+    [
+        ("imports", Runtime.PYTHON, Reuse.IMPORTS, True),
+        ("imports", Runtime.PYTHON, Reuse.NONE, False),
+        ("imports", Runtime.NODEJS, Reuse.IMPORTS, False),
+        ("none", Runtime.PYTHON, Reuse.IMPORTS, False),
+    ],
+)
+async def test_imports_are_reused_if_job_setting_and_language_allow_it(
+    make_rig: Callable[..., Awaitable[Rig]], setting: str, runtime: Runtime, reuse: Reuse, *, expected: bool
+):
+    rig = await make_rig(function_reuse=setting)
+    rig.put(CODE[runtime])
+    await rig.run(make_job(runtime=runtime, reuse=reuse))
+    (binding,) = rig.pool.bindings
+    assert (binding.reuses_imports, binding.key.reuses_imports) == (expected, expected)
+
+
+@pytest.mark.parametrize(
+    ("reuse", "state", "shown", "hint"),
+    [
+        (Reuse.NONE, ImportsState.OFF, None, None),
+        (Reuse.IMPORTS, ImportsState.REUSED, "imports", None),
+        (Reuse.IMPORTS, ImportsState.PRINTED, "none", "prints"),
+        (Reuse.IMPORTS, ImportsState.OFF, "none", "Python"),
+    ],
+)
+async def test_the_result_says_whether_imports_were_reused_and_why_not(
+    rig: Rig,
+    monkeypatch: pytest.MonkeyPatch,
+    reuse: Reuse,
+    state: ImportsState,
+    shown: str | None,
+    hint: str | None,
+):
+    monkeypatch.setattr(FakeContainer, "imports", state)
+    rig.put(CODE[Runtime.PYTHON])
+    rig.play(ended(stdout=Captured("x")))
+    result = await rig.run(make_job(reuse=reuse, locale="en"))
+    assert result.reuse == shown
+    assert (hint is None) == (result.hint is None)
+    assert (hint or "") in (result.hint or "")
 
 
 async def test_a_job_is_running_from_its_slot_on_and_holds_only_its_own_share(rig: Rig):

@@ -31,6 +31,7 @@ FIELDS = (
     "modelId",
     "network",
     "tenantId",
+    "reuse",
 )
 
 
@@ -123,6 +124,18 @@ def test_a_job_may_ask_for_less_than_its_worker_gives_and_for_no_more(worker, wa
     with pytest.raises(InvalidJob) as refused:
         parse_job(body, defaults)
     assert str(refused.value.rejection.message) == refusal
+
+
+@pytest.mark.parametrize("reuse", ["none", "imports"])
+def test_a_job_may_ask_to_reuse_imports(reuse):
+    assert parse(reuse=reuse).reuse == reuse
+    assert parse().reuse == "none"
+
+
+@pytest.mark.parametrize("reuse", ["process", "", True, 1, ["imports"]])
+def test_a_job_may_ask_to_reuse_nothing_else(reuse):
+    shown = json.dumps(reuse, separators=(",", ":"))
+    assert problems(reuse=reuse) == f"reuse is {shown}; expected one of none, imports"
 
 
 def test_a_worker_says_in_which_language_it_answers_jobs_that_do_not():
