@@ -34,7 +34,8 @@ static PyObject *first_frozen; /* head of the collector's permanent generation, 
 static PyObject *sentinel;     /* the run's first object: a walk that visits it has visited all objects of the run */
 static Py_ssize_t exit_functions, thread_exit_functions; /* number at the start: those of the zygote's modules */
 static unsigned long long libraries;                     /* number at the start */
-static PyObject *atexit_module, *gc_module; /* kept here, because the run has perhaps not imported them */
+/* Kept here, because the run has perhaps not imported them. */
+static PyObject *atexit_module, *gc_module, *weakref_module, *weakrefset_module;
 
 /* --- before the run */
 
@@ -48,7 +49,9 @@ int program_import_modules(void)
 {
     gc_module = PyImport_ImportModule("gc");
     atexit_module = PyImport_ImportModule("atexit");
-    return gc_module && atexit_module ? 0 : -1;
+    weakref_module = PyImport_ImportModule("weakref");
+    weakrefset_module = PyImport_ImportModule("_weakrefset");
+    return gc_module && atexit_module && weakref_module && weakrefset_module ? 0 : -1;
 }
 
 /* Find the parts of a stream: text, buffer, raw. Return 0 if it is not the original stream. The references are
@@ -179,12 +182,26 @@ static int is_stream(PyObject *object)
     return 0;
 }
 
-/* Whether the object is a weak reference with a callback in Python. Callbacks in C belong to the standard
- * library. They only maintain registries, which the process does not need any more. */
+/* Whether a function is the callback with which a WeakKeyDictionary or a WeakSet removes an entry. The entries are
+ * found by the identity of weak references, so no code of the program is called. */
+static int removes_weak_key(PyObject *callback)
+{
+    if (!PyFunction_Check(callback))
+        return 0;
+    PyObject *names = PyFunction_GET_GLOBALS(callback);
+    PyObject *name = ((PyCodeObject *)PyFunction_GET_CODE(callback))->co_qualname;
+    return (names == PyModule_GetDict(weakref_module) &&
+            PyUnicode_CompareWithASCIIString(name, "WeakKeyDictionary.__init__.<locals>.remove") == 0) ||
+           (names == PyModule_GetDict(weakrefset_module) &&
+            PyUnicode_CompareWithASCIIString(name, "WeakSet.__init__.<locals>._remove") == 0);
+}
+
+/* Whether the object is a weak reference with a callback that the program could notice. Callbacks in C belong to the
+ * standard library. They only maintain registries, which the process does not need any more. */
 static int has_callback(PyObject *object)
 {
     PyObject *callback = PyWeakref_Check(object) ? ((PyWeakReference *)object)->wr_callback : NULL;
-    return callback && !PyCFunction_Check(callback);
+    return callback && !PyCFunction_Check(callback) && !removes_weak_key(callback);
 }
 
 /* Whether the object is a type with two properties: its instances have a finalizer, and the collector does not

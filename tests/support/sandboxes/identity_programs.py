@@ -13,6 +13,9 @@ from support.sandboxes.import_programs import IMPORT_PROGRAMS
 PROGRAMS: Final[dict[str, str | bytes | dict[str, str | bytes]]] = {
     # --- output
     "hello": "print('hello')\n",
+    "weak_registries_at_the_end": "import weakref\nclass K: pass\nkeys = [K() for _ in range(3)]\nd = weakref.WeakKeyDictionary.fromkeys(keys) if hasattr(weakref.WeakKeyDictionary, 'fromkeys') else weakref.WeakKeyDictionary()\nd[keys[0]] = 1\ns = weakref.WeakSet(keys)\nprint(len(d), len(s))\n",
+    "a_value_with_a_finalizer_in_a_weak_registry": "import weakref\nclass K: pass\nclass V:\n    def __del__(self): print('deleted')\nkey = K()\nd = weakref.WeakKeyDictionary()\nd[key] = V()\nprint(len(d))\n",
+    "a_callback_of_the_program": "import weakref\nclass K: pass\nkey = K()\nr = weakref.ref(key, lambda _: print('gone'))\ns = weakref.WeakSet([key])\nprint('end')\n",
     "nothing": "",
     "only_a_comment": "# nothing\n",
     "no_newline_at_the_end": "print('hello')",
