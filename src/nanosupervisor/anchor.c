@@ -13,17 +13,23 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* Not dumpable until it is confined, because the importer could otherwise take it over. */
-__attribute__((noreturn)) static void anchor_main(int user_namespace, int ready)
+void anchor_main(void)
 {
-    if (setns(user_namespace, CLONE_NEWUSER) || dup2(ready, 0) < 0 || close_range(1, ~0u, 0) ||
-        confine_capabilities() || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || filter_install(FILTER_SANDBOX, NULL) ||
-        prctl(PR_SET_DUMPABLE, 1))
-        _exit(1);
     if (write(0, "", 1) != 1 || close(0))
         _exit(1);
     for (;;)
         pause();
+}
+
+/* The process is not dumpable until it is executed, when it is confined already. Otherwise the importer could take it
+ * over, or read what it has inherited. */
+__attribute__((noreturn)) static void become_anchor(int user_namespace, int ready)
+{
+    char name[] = ANCHOR_NAME, *arguments[] = {name, NULL}, *environment[] = {NULL};
+    if (!setns(user_namespace, CLONE_NEWUSER) && dup2(ready, 0) >= 0 && !close_range(1, ~0u, 0) &&
+        !confine_capabilities() && !prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) && !filter_install(FILTER_SANDBOX, NULL))
+        execve("/proc/self/exe", arguments, environment);
+    _exit(1);
 }
 
 int anchor_start(int user_namespace, pid_t *anchor)
@@ -34,7 +40,7 @@ int anchor_start(int user_namespace, pid_t *anchor)
         return -1;
     *anchor = fork();
     if (*anchor == 0)
-        anchor_main(user_namespace, ready[1]);
+        become_anchor(user_namespace, ready[1]);
     close(ready[1]);
     if (*anchor > 0 && read(ready[0], &byte, 1) == 1)
         pidfd = (int)syscall(SYS_pidfd_open, *anchor, 0);

@@ -31,6 +31,7 @@
 #include <stdint.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <linux/sockios.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -146,6 +147,44 @@ static const struct sock_filter deny_setns[] = {DENY(SYS_setns)};
  * that is in the same user namespace, and a run sees no other process. */
 static const struct sock_filter limit_setns[] = {DENY_UNLESS(SYS_setns, 1, SANDBOX_NAMESPACES)};
 
+/* A package can put a socket of a run's network into the importer. The importer is in the parent of the user namespace
+ * that owns this network, and its user has created it, so the kernel allows it there what needs CAP_NET_ADMIN. These calls
+ * are all that a socket of TCP, UDP or AF_UNIX offers for that: the settings of interfaces, the tables of xtables, marks,
+ * forced buffer sizes, and the repair of connections. Reads of interfaces are allowed. SO_LINGER has no effect: the
+ * supervisor would wait when it closes such a socket that was sent to it. */
+#define SOCKET_IOCTLS_FROM 0x8908u
+#define SOCKET_IOCTLS_TO 0x89ffu
+#define FIRST_TABLE_OPTION 64u
+#define JUMP_BELOW(value, yes, no) BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, (value), (no), (yes))
+#define DENY_OPTION_OF(call, level, name)                                                                     \
+    IF(call, 0, 6), LOAD(ARGUMENT(1)), IF(level, 0, 3), LOAD(ARGUMENT(2)), IF(name, 0, 1), ERROR(EPERM), LOAD(NUMBER)
+#define DENY_OPTIONS_FROM(call, level, least)                                                                 \
+    IF(call, 0, 6), LOAD(ARGUMENT(1)), IF(level, 0, 3), LOAD(ARGUMENT(2)), JUMP_BELOW(least, 1, 0), ERROR(EPERM), \
+        LOAD(NUMBER)
+static const struct sock_filter denied_with_importer[] = {
+    IF(SYS_ioctl, 0, 17), LOAD(ARGUMENT(1)), JUMP_BELOW(SOCKET_IOCTLS_FROM, 14, 0), JUMP_BELOW(SOCKET_IOCTLS_TO + 1, 0, 13),
+    IF(SIOCGIFNAME, 12, 0), IF(SIOCGIFCONF, 11, 0), IF(SIOCGIFFLAGS, 10, 0), IF(SIOCGIFADDR, 9, 0),
+    IF(SIOCGIFDSTADDR, 8, 0), IF(SIOCGIFBRDADDR, 7, 0), IF(SIOCGIFNETMASK, 6, 0), IF(SIOCGIFMETRIC, 5, 0),
+    IF(SIOCGIFMTU, 4, 0), IF(SIOCGIFHWADDR, 3, 0), IF(SIOCGIFINDEX, 2, 0), IF(SIOCGIFTXQLEN, 1, 0),
+    ERROR(EPERM), LOAD(NUMBER),
+    DENY_OPTIONS_FROM(SYS_setsockopt, SOL_IP, FIRST_TABLE_OPTION),
+    DENY_OPTIONS_FROM(SYS_getsockopt, SOL_IP, FIRST_TABLE_OPTION),
+    DENY_OPTION_OF(SYS_setsockopt, SOL_IP, IP_TRANSPARENT),
+    /* The options 66 to 78 of IPv6 that are not listed here need no capability. */
+    DENY_OPTIONS_FROM(SYS_setsockopt, SOL_IPV6, 79), DENY_OPTIONS_FROM(SYS_getsockopt, SOL_IPV6, 79),
+    DENY_OPTION_OF(SYS_setsockopt, SOL_IPV6, 64), DENY_OPTION_OF(SYS_setsockopt, SOL_IPV6, 65),
+    DENY_OPTION_OF(SYS_getsockopt, SOL_IPV6, 64), DENY_OPTION_OF(SYS_getsockopt, SOL_IPV6, 65),
+    DENY_OPTION_OF(SYS_getsockopt, SOL_IPV6, 68), DENY_OPTION_OF(SYS_getsockopt, SOL_IPV6, 69),
+    DENY_OPTION_OF(SYS_setsockopt, SOL_IPV6, IPV6_TRANSPARENT),
+    DENY_OPTION_OF(SYS_setsockopt, SOL_SOCKET, SO_MARK), DENY_OPTION_OF(SYS_setsockopt, SOL_SOCKET, SO_SNDBUFFORCE),
+    DENY_OPTION_OF(SYS_setsockopt, SOL_SOCKET, SO_RCVBUFFORCE), DENY_OPTION_OF(SYS_setsockopt, SOL_SOCKET, SO_BUSY_POLL),
+    DENY_OPTION_OF(SYS_setsockopt, SOL_TCP, TCP_REPAIR), DENY_OPTION_OF(SYS_setsockopt, SOL_TCP, TCP_REPAIR_QUEUE),
+    DENY_OPTION_OF(SYS_setsockopt, SOL_TCP, TCP_QUEUE_SEQ), DENY_OPTION_OF(SYS_setsockopt, SOL_TCP, TCP_REPAIR_OPTIONS),
+    DENY_OPTION_OF(SYS_setsockopt, SOL_TCP, TCP_REPAIR_WINDOW),
+    IF(SYS_setsockopt, 0, 6), LOAD(ARGUMENT(1)), IF(SOL_SOCKET, 0, 3), LOAD(ARGUMENT(2)), IF(SO_LINGER, 0, 1), ERROR(0),
+    LOAD(NUMBER),
+};
+
 static const struct sock_filter denied_when_shared[] = {
     DENY(SYS_shmget), DENY(SYS_shmat), DENY(SYS_shmctl), DENY(SYS_semget), DENY(SYS_semop),
     DENY(SYS_semtimedop), DENY(SYS_semctl), DENY(SYS_msgget), DENY(SYS_msgsnd), DENY(SYS_msgrcv),
@@ -188,7 +227,7 @@ static const struct sock_filter allow = RETURN(SECCOMP_RET_ALLOW);
 
 struct program {
     unsigned short length;
-    struct sock_filter code[512];
+    struct sock_filter code[1024];
 };
 
 static void append(struct program *program, const struct sock_filter *rules, size_t bytes)
@@ -201,13 +240,18 @@ static void append(struct program *program, const struct sock_filter *rules, siz
 static int install(enum filter kind, int with_listener)
 {
     struct program program = {0};
-    _Static_assert(sizeof denied + sizeof limit_setns + sizeof denied_when_shared + sizeof denied_in_sandbox +
-                   sizeof hand_netlink_over + sizeof allow <= sizeof program.code, "the filter has too many rules");
+    _Static_assert(sizeof denied + sizeof limit_setns + sizeof denied_with_importer + sizeof denied_in_sandbox +
+                       sizeof hand_netlink_over + sizeof allow <= sizeof program.code,
+                   "the filter of an importer has too many rules");
+    _Static_assert(sizeof denied + sizeof limit_setns + sizeof denied_when_shared + sizeof hand_netlink_over +
+                       sizeof allow <= sizeof program.code, "the filter has too many rules");
     append(&program, denied, sizeof denied);
-    if (kind == FILTER_IMPORTER)
+    if (kind == FILTER_IMPORTER) {
         append(&program, limit_setns, sizeof limit_setns);
-    else
+        append(&program, denied_with_importer, sizeof denied_with_importer);
+    } else {
         append(&program, deny_setns, sizeof deny_setns);
+    }
     if (kind == FILTER_SHARED)
         append(&program, denied_when_shared, sizeof denied_when_shared);
     else

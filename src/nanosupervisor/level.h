@@ -38,6 +38,8 @@ struct level {
     int has_netlink;
     /* Make everything ready for the first run. Afterwards the memory of the settings is freed. */
     void (*set_up)(const struct settings *settings);
+    /* End every process that belongs to the previous code. Called before the new code is written. */
+    void (*drop_code)(void);
     /* Make the next run use this code. Return whether its packages are imported once. */
     enum imports_state (*take_code)(const struct new_code *code);
     /* Start the run's program; return 0 or an errno. It calls run_note_start(), run_write_payload() and

@@ -125,7 +125,6 @@ static enum imports_state take_code(const struct new_code *code)
 {
     int is_outdated = setup.has_code || (code->limits_changed && setup.interpreter.kind == KIND_STANDBY);
     setup.has_code = 1;
-    stop_importer();
     is_outdated |= preload_modules(code);
     is_outdated |= start_importer(code);
     if (is_outdated)
@@ -360,6 +359,7 @@ const struct level sandbox_level = {
     .number = LEVEL_SANDBOX,
     .has_netlink = 1,
     .set_up = set_up,
+    .drop_code = stop_importer,
     .take_code = take_code,
     .start = start,
     .watch = watch,

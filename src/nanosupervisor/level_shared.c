@@ -29,6 +29,11 @@ static void set_up(const struct settings *settings)
     listening_hand_over(&sockets);
 }
 
+/* Nothing to do: between runs no process but the supervisor exists. */
+static void drop_code(void)
+{
+}
+
 /* Nothing to do: the program starts in /work, and the code is already there. */
 static enum imports_state take_code(const struct new_code *code)
 {
@@ -150,6 +155,7 @@ const struct level shared_level = {
     .number = LEVEL_SHARED,
     .has_netlink = 0,
     .set_up = set_up,
+    .drop_code = drop_code,
     .take_code = take_code,
     .start = start,
     .watch = watch,

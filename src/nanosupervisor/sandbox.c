@@ -39,6 +39,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#define KILL_TIMEOUT_MS 3000
+
 /* ---- messages ----------------------------------------------------------------------------------------- */
 
 static void send_command(const struct sandbox *sandbox, enum command command)
@@ -255,7 +257,9 @@ static void note_message(struct sandbox *sandbox)
     ssize_t got = descriptors_receive(sandbox->job, &byte, 1, &listener, 1, &count, MSG_DONTWAIT);
     if (got < 0 && errno == EAGAIN)
         return;
-    if (got == 1 && byte == JOB_CONFINED && count)
+    if (count && (byte != JOB_CONFINED || sandbox->parent == PARENT_IMPORTER))
+        close(listener); /* a fork of an importer is untrusted, and has no listener */
+    else if (got == 1 && byte == JOB_CONFINED && count)
         pass_listener_on(sandbox, listener);
     else if (got == 1 && byte == JOB_READY && sandbox->stage == STAGE_STARTING)
         sandbox->stage = STAGE_WAITING;
@@ -340,10 +344,18 @@ void sandbox_terminate(struct sandbox *sandbox)
 int sandbox_kill_run(struct sandbox *sandbox)
 {
     struct report report;
+    struct pollfd event = {sandbox->control, POLLIN, 0};
+    /* A package of an importer can stop the init of a run. All other inits answer. */
+    int limit_ms = sandbox->parent == PARENT_IMPORTER ? KILL_TIMEOUT_MS : -1;
     send_command(sandbox, COMMAND_KILL_RUN); /* if init has ended, the next call returns an error */
-    do
+    do {
+        int ready = poll(&event, 1, limit_ms);
+        if (!ready)
+            return 0;
+        if (ready < 0)
+            continue;
         receive_report(sandbox, &report, 0);
-    while (report.type != REPORT_ERROR && report.type != REPORT_RUN_KILLED);
+    } while (report.type != REPORT_ERROR && report.type != REPORT_RUN_KILLED);
     return report.type == REPORT_RUN_KILLED;
 }
 

@@ -32,6 +32,7 @@ static struct writable_dirs dirs; /* the sandbox's own; WRITABLE_WORK is the tmp
 static pid_t program = -1;        /* the pre-created process, if init has forked it */
 static int child_ended = -1;      /* signalfd: SIGCHLD */
 static int filter_listener = -1;  /* of the run's filter: netlink calls wait there */
+static int has_importer;          /* the sandbox is for a run of an importer */
 static pid_t anchor;              /* in a sandbox for a run of the importer, until the code is mounted */
 /* In the importer's sandbox: the programs of its runs; 0: free. */
 static pid_t watched[MAX_WATCHED];
@@ -178,10 +179,11 @@ static int has_children(void)
 /* Kill and reap every process except init, after the program has ended. A process that has received SIGKILL cannot
  * fork any more, so one pass reaches all processes. kernel/fork.c
  *
- * kill(-1) looks at every process of the host, and most programs leave none behind. */
+ * kill(-1) looks at every process of the host, and most programs leave none behind. It cannot be left out if an
+ * importer exists: a package can move a process into the sandbox whose parent is outside. */
 static void kill_run(void)
 {
-    if (!has_children())
+    if (!has_children() && !has_importer)
         return;
     kill(-1, SIGKILL);
     while (waitpid(-1, NULL, __WALL) > 0 || errno == EINTR)
@@ -333,7 +335,8 @@ void init_main(struct sandbox_plan plan)
         setup_loopback();
     fork_precreated_process(&plan);
     setup_child_signals();
-    int anchor_pidfd = plan.run_namespace < 0 ? -1 : start_anchor(plan.run_namespace);
+    has_importer = plan.run_namespace >= 0;
+    int anchor_pidfd = has_importer ? start_anchor(plan.run_namespace) : -1;
     report_made(anchor_pidfd); /* opens the listening sockets after the fork, so that no process of the run has a copy */
     close_directories();
     serve();

@@ -56,6 +56,7 @@
  * writable.c, listening.h and netlink.h. */
 #define _GNU_SOURCE
 #include "launcher.h"
+#include "anchor.h"
 #include "level.h"
 #include "listening.h"
 #include "run.h"
@@ -120,6 +121,7 @@ static void prepare(const uint8_t *frame, size_t length)
         .modules_length = length - 1,
         .reuses_imports = frame[0] & PREPARE_REUSE,
     };
+    level->drop_code(); /* a package that an importer has imported could change the new code */
     if (has_code && !writable_wipe_one(WRITABLE_WORK)) {
         errno = 0;
         die("the previous code cannot be removed");
@@ -217,6 +219,8 @@ static void try_to_launch(void)
 
 int main(int argc, char **argv)
 {
+    if (argc == 1 && !strcmp(argv[0], ANCHOR_NAME))
+        anchor_main();
     is_launched = argc == 2 && !strcmp(argv[1], SUPERVISOR_ARGUMENT) && getpid() != 1;
     set_up_process();
     writable_open_container();

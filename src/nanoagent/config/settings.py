@@ -506,6 +506,15 @@ class Settings(BaseSettings):
         """TENANT_PATTERN, compiled."""
         return None if self.tenant_pattern is None else re.compile(self.tenant_pattern)
 
+    @property
+    def offers_reuse_of_imports(self) -> bool:
+        """Whether a job may have `reuse: "imports"`.
+
+        Never in containers that serve several functions: a package that was imported for one function has
+        more ways to attack the container than a run (docs/adr/0037).
+        """
+        return self.function_reuse == "imports" and self.container_sharing in {"function", "never"}
+
     def cpus_for(self, memory_mb: int) -> float:
         """Return the CPUs of a job: in proportion to its memory, but at least CPU_MIN.
 

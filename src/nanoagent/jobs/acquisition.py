@@ -95,7 +95,7 @@ class Acquisition:
             fields["tree_bytes"] += byte_code.memory_bytes
         if job.runtime is Runtime.PYTHON and self._settings.python_preload == "auto":
             fields["find_modules"] = partial(imports.imported, tree.path)
-        if job.reuse is Reuse.IMPORTS and self._settings.function_reuse == "imports":
+        if job.reuse is Reuse.IMPORTS and self._settings.offers_reuse_of_imports:
             fields["reuses_imports"] = job.runtime is Runtime.PYTHON
         return Binding(**(fields | changes))
 
