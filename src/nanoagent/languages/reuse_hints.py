@@ -17,10 +17,10 @@ _LEFT: Final = Text("an imported package has left {what}", "import한 패키지�
 
 REASONS: Final[Mapping[ImportsState, Text]] = {
     ImportsState.UNAVAILABLE: Text(
-        "the worker offers it for Python only, only with sandboxes (isolation: sandbox), and only if functions "
-        "share no containers",
-        "워커는 샌드박스(isolation: sandbox)에서 실행되는 Python에만, 그리고 함수들이 컨테이너를 공유하지 않을 때만 "
-        "제공합니다",
+        "the worker offers it for Python only, only with sandboxes (isolation: sandbox), and only if "
+        "functions share no containers",
+        "워커는 샌드박스(isolation: sandbox)에서 실행되는 Python에만, 그리고 함수들이 컨테이너를 공유하지 "
+        "않을 때만 제공합니다",
     ),
     ImportsState.NONE: Text(
         "main.py imports no installed package; install packages with pip install --target, so that the zip "
