@@ -17,7 +17,7 @@
 #include <unistd.h>
 
 #define LARGE_BYTES (1u << 20)  /* a run's files are large if they take more */
-#define CLOSE_US (1000u * 1000) /* a run follows another one closely if it begins within this time */
+#define CLOSE_US (10u * 1000 * 1000) /* a run follows another one closely if it begins within this time */
 
 _Static_assert(WAITING_EVENTS + 1 <= LEVEL_EVENTS, "watch() has too many descriptors");
 
