@@ -186,7 +186,7 @@ static uint32_t start(struct run *run)
     uint32_t error = run_write_payload(run, &current.dirs);
     run_note_start(run);
     follows_closely = last_end_us && run->started_us - last_end_us < CLOSE_US;
-    if (!waiting_is_complete())
+    if (waiting_count()) /* it may have become complete after the worker has read the memory of the container */
         run->report.flags |= EXIT_CREATING;
     run_open_streams(run, current.in, current.out, current.err);
     if (!error && !sandbox_start(&current, &run->job, run->strings))

@@ -169,7 +169,7 @@ int waiting_was_lost(void)
     return waiting.count && waiting.entries[0].handed_over && waiting.entries[0].sandbox.stage == STAGE_FAILED;
 }
 
-int waiting_is_complete(void)
+static int all_complete(void)
 {
     for (size_t i = 0; i < waiting.count; i++)
         if (!is_complete(&waiting.entries[i].sandbox))
@@ -180,7 +180,7 @@ int waiting_is_complete(void)
 void waiting_complete(void)
 {
     struct pollfd events[WAITING_EVENTS];
-    for (waiting_advance(); !waiting_is_complete(); waiting_advance()) {
+    for (waiting_advance(); !all_complete(); waiting_advance()) {
         if (waiting_has_failed())
             waiting_fill(waiting.count, &waiting.purpose);
         else if (poll(events, waiting_watch(events), -1) < 0 && errno != EINTR)

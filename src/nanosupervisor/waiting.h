@@ -53,8 +53,6 @@ int waiting_is_ready(void);
 /* Whether the first sandbox has failed although the worker has its listening sockets. The worker may be about to start
  * a run with these sockets, so another sandbox cannot take its place. */
 int waiting_was_lost(void);
-/* Whether all sandboxes are complete. */
-int waiting_is_complete(void);
 /* Wait until all sandboxes are complete. Those that fail are replaced. */
 void waiting_complete(void);
 /* The number of sandboxes, and their purpose. */

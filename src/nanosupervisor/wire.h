@@ -115,7 +115,7 @@ struct __attribute__((packed)) ready_report {
 #define EXIT_NOT_STARTED 16u /* the program could not be started: exec_error has the errno */
 #define EXIT_ORPHANED 32u    /* the zygote ended during the run, so the program's wait status is unknown */
 #define EXIT_SOCKETS 64u     /* the program was ended: its sockets hold too much kernel memory */
-#define EXIT_CREATING 128u   /* another sandbox was being created when the program was started */
+#define EXIT_CREATING 128u   /* another sandbox existed when the program was started, perhaps not complete */
 
 struct __attribute__((packed)) exit_report {
     uint32_t wait_status; /* as from waitpid(2) */

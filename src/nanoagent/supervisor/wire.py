@@ -89,7 +89,7 @@ class ExitFlag(IntFlag):
     NOT_STARTED = 16  # exec failed; see `exec_error`
     ORPHANED = 32  # the zygote ended during the run, so the program's exit status is not known
     SOCKETS = 64  # the supervisor ended it, because its sockets used too much kernel memory
-    CREATING = 128  # another sandbox was being created when the program was started
+    CREATING = 128  # another sandbox existed when the program was started, perhaps not complete
 
 
 class ImportsState(IntEnum):
