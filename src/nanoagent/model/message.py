@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
@@ -88,6 +89,7 @@ class _RawMessage(msgspec.Struct, rename="camel"):
 _decoder = msgspec.json.Decoder(_RawMessage)
 _NAMES: Final = {field.encode_name: field.name for field in msgspec.structs.fields(_RawMessage)}
 _T = TypeVar("_T", str, int)
+_Kind = TypeVar("_Kind", bound=StrEnum)
 
 
 @dataclass(slots=True)
@@ -123,7 +125,7 @@ def parse_job(body: str | bytes, defaults: JobDefaults) -> Job:
     raw_message, problems = _read_fields(body)
     fields = _Fields(_request_id(raw_message), problems)
     function_id = fields.text("functionId", raw_message.function_id, "unknown", longest=_MAX_FUNCTION_ID)
-    runtime = fields.runtime(raw_message.runtime)
+    runtime = fields.choice("runtime", raw_message.runtime, Runtime, Runtime.PYTHON)
     job = Job(
         request_id=fields.request_id,
         function_id=function_id,
@@ -141,7 +143,11 @@ def parse_job(body: str | bytes, defaults: JobDefaults) -> Job:
         network=fields.network(raw_message.network, defaults.network),
         locale=fields.locale(raw_message.locale, defaults.locale),
         tenant_id=fields.text("tenantId", raw_message.tenant_id, "", longest=_MAX_TENANT_ID) or None,
-        reuse=Reuse.NONE if raw_message.reuse is _ABSENT else fields.reuse(raw_message.reuse),
+        reuse=(
+            Reuse.NONE
+            if raw_message.reuse is _ABSENT
+            else fields.choice("reuse", raw_message.reuse, Reuse, Reuse.NONE)
+        ),
     )
     if fields.problems:
         shown_runtime = _decode(raw_message.runtime, str) or Runtime.PYTHON
@@ -311,36 +317,23 @@ class _Fields:
             return default
         return str(value)
 
-    def runtime(self, raw: msgspec.Raw) -> Runtime:
+    def choice(self, name: str, raw: msgspec.Raw, kind: type[_Kind], default: _Kind) -> _Kind:
         if _is_absent(raw):
-            return Runtime.PYTHON
+            return default
         value = _decode(raw, str)
-        if value not in set(Runtime):
-            self._refuse("runtime", raw, _ONE_OF.format(values=", ".join(Runtime)))
-            return Runtime.PYTHON
-        return Runtime(str(value))
+        if value not in set(kind):
+            self._refuse(name, raw, _ONE_OF.format(values=", ".join(kind)))
+            return default
+        return kind(str(value))
 
     def network(self, raw: msgspec.Raw, widest: NetworkPolicy) -> NetworkPolicy:
         if _is_absent(raw):
             return widest
-        value = _decode(raw, str)
-        if value not in set(NetworkPolicy):
-            self._refuse("network", raw, _ONE_OF.format(values=", ".join(NetworkPolicy)))
-            return widest
-        wanted = NetworkPolicy(str(value))
+        wanted = self.choice("network", raw, NetworkPolicy, widest)
         if not widest.allows(wanted):
             # With a narrower network the run would fail later, and the cause would be hard to find.
             self._refuse("network", raw, _NO_WIDER.format(widest=widest, wanted=wanted))
         return wanted
-
-    def reuse(self, raw: msgspec.Raw) -> Reuse:
-        if _is_absent(raw):
-            return Reuse.NONE
-        value = _decode(raw, str)
-        if value not in set(Reuse):
-            self._refuse("reuse", raw, _ONE_OF.format(values=", ".join(Reuse)))
-            return Reuse.NONE
-        return Reuse(str(value))
 
     def locale(self, raw: msgspec.Raw, default: Locale) -> Locale:
         if _is_absent(raw):
