@@ -23,12 +23,12 @@ from nanoagent.common.units import MIB
 from nanoagent.container import proof
 from nanoagent.container.base import RecyclingFailure
 from nanoagent.container.cgroup import ControlGroupV1, ControlGroupV2
-from nanoagent.container.policy import Owner, OwnerSource, Sharing
+from nanoagent.container.policy import Sharing
 from nanoagent.languages.recipes import RECIPES
 from nanoagent.model.job import Runtime
 from nanoagent.model.result import Isolation, Start
 from nanoagent.network.listening_sockets import ListeningAddress, SocketKind
-from support.sandboxes.adversarial import yard
+from support.sandboxes.adversarial import ALICE, BOB, LEFT, LOOK, yard
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,22 +36,8 @@ if TYPE_CHECKING:
     from nanoagent.container.base import RunningContainer
     from support.sandboxes.adversarial import Function, Yard
 
-ALICE, BOB = Owner(OwnerSource.FIELD, "alice"), Owner(OwnerSource.FIELD, "bob")
 # The worker then has a second connection with the supervisor.
 ADDRESSES = (ListeningAddress(SocketKind.TCP, "127.0.0.1", 11434),)
-LEFT = ("files", "code", "shared memory", "POSIX queue", "abstract socket", "listener", "time wait", "daemon")
-LOOK = (
-    *(
-        "list /tmp",
-        "list /output",
-        "list /work",
-        "list /input",
-        "list /dev/shm",
-        "names /dev/mqueue",
-        "names /slot",
-    ),
-    *("read /proc/net/unix", "read /proc/net/tcp", "read /proc/sysvipc/shm", "variables", "names /proc"),
-)
 
 
 # --- a program

@@ -11,11 +11,11 @@ import pytest
 import pytest_asyncio
 
 from nanoagent.common.units import MIB
-from nanoagent.container.policy import Owner, OwnerSource, Sharing
+from nanoagent.container.policy import Sharing
 from nanoagent.languages.recipes import RECIPES
 from nanoagent.model.job import Runtime
 from nanoagent.model.result import ErrorType, Isolation, Start
-from support.sandboxes.adversarial import yard
+from support.sandboxes.adversarial import ALICE, BOB, LEFT, LOOK, yard
 from support.sandboxes.containers import RUN_STDIN
 
 if TYPE_CHECKING:
@@ -24,21 +24,6 @@ if TYPE_CHECKING:
     from support.sandboxes.adversarial import Function, Yard
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-ALICE, BOB = Owner(OwnerSource.FIELD, "alice"), Owner(OwnerSource.FIELD, "bob")
-LEFT = ("files", "code", "shared memory", "POSIX queue", "abstract socket", "listener", "time wait", "daemon")
-LOOK = (
-    *(
-        "list /tmp",
-        "list /output",
-        "list /work",
-        "list /input",
-        "list /dev/shm",
-        "names /dev/mqueue",
-        "names /slot",
-    ),
-    *("read /proc/net/unix", "read /proc/net/tcp", "read /proc/sysvipc/shm", "variables", "names /proc"),
-)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

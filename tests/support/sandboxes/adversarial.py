@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from nanoagent.common.units import MIB
 from nanoagent.container import execution
-from nanoagent.container.policy import Binding, PoolPolicy, Sharing
+from nanoagent.container.policy import Binding, Owner, OwnerSource, PoolPolicy, Sharing
 from nanoagent.container.spec import Limits
 from nanoagent.languages.recipes import RECIPES
 from nanoagent.model.job import Runtime
@@ -29,12 +29,26 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from nanoagent.container.execution import Execution
-    from nanoagent.container.policy import Owner
     from nanoagent.container.pool import AcquiredContainer, Pool
     from nanoagent.container.worker_home import WorkerHome
     from nanoagent.network.listening_sockets import ListeningAddress
 
 PROGRAMS = Path(__file__).parents[2] / "adversarial" / "programs"
+# Two owners of functions, what one function leaves behind, and where the next one looks for it.
+ALICE, BOB = Owner(OwnerSource.FIELD, "alice"), Owner(OwnerSource.FIELD, "bob")
+LEFT = ("files", "code", "shared memory", "POSIX queue", "abstract socket", "listener", "time wait", "daemon")
+LOOK = (
+    *(
+        "list /tmp",
+        "list /output",
+        "list /work",
+        "list /input",
+        "list /dev/shm",
+        "names /dev/mqueue",
+        "names /slot",
+    ),
+    *("read /proc/net/unix", "read /proc/net/tcp", "read /proc/sysvipc/shm", "variables", "names /proc"),
+)
 LEVELS = (Isolation.SANDBOX, Isolation.SHARED, Isolation.CONTAINER)
 # Small, so that fork bombs and memory bombs reach them quickly. Node.js alone has eleven threads.
 LIMITS = Limits(processes=40, tmp_bytes=48 * MIB, work_bytes=32 * MIB, output_bytes=32 * MIB, inodes=4096)
