@@ -25,13 +25,13 @@
 #include <linux/netlink.h>
 #include <linux/sched.h>
 #include <linux/seccomp.h>
+#include <linux/sockios.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <linux/sockios.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -70,9 +70,10 @@
 #define DENY_UNLESS(call, n, value) IF(call, 0, 4), LOAD(ARGUMENT(n)), IF(value, 1, 0), ERROR(EPERM), LOAD(NUMBER)
 #define DENY_UNLESS_OWN(call, n)                                                                              \
     IF(call, 0, 5), LOAD(ARGUMENT(n)), IF(RUN_USER, 2, 0), IF((uint32_t)-1, 1, 0), ERROR(EPERM), LOAD(NUMBER)
-#define DENY_OPTION(level, name)                                                                              \
-    IF(SYS_setsockopt, 0, 6), LOAD(ARGUMENT(1)), IF(level, 0, 3), LOAD(ARGUMENT(2)), IF(name, 0, 1), ERROR(EPERM), \
-        LOAD(NUMBER)
+/* A rule for one option of a call, setsockopt or getsockopt. */
+#define OPTION_OF(call, level, name, answer)                                                                  \
+    IF(call, 0, 6), LOAD(ARGUMENT(1)), IF(level, 0, 3), LOAD(ARGUMENT(2)), IF(name, 0, 1), ERROR(answer), LOAD(NUMBER)
+#define DENY_OPTION(level, name) OPTION_OF(SYS_setsockopt, level, name, EPERM)
 
 #define IOPRIO_WHO_PROCESS 1 /* linux/ioprio.h */
 #ifndef TCP_AO_ADD_KEY
@@ -156,8 +157,6 @@ static const struct sock_filter limit_setns[] = {DENY_UNLESS(SYS_setns, 1, SANDB
 #define SOCKET_IOCTLS_TO 0x89ffu
 #define FIRST_TABLE_OPTION 64u
 #define JUMP_BELOW(value, yes, no) BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, (value), (no), (yes))
-#define DENY_OPTION_OF(call, level, name)                                                                     \
-    IF(call, 0, 6), LOAD(ARGUMENT(1)), IF(level, 0, 3), LOAD(ARGUMENT(2)), IF(name, 0, 1), ERROR(EPERM), LOAD(NUMBER)
 #define DENY_OPTIONS_FROM(call, level, least)                                                                 \
     IF(call, 0, 6), LOAD(ARGUMENT(1)), IF(level, 0, 3), LOAD(ARGUMENT(2)), JUMP_BELOW(least, 1, 0), ERROR(EPERM), \
         LOAD(NUMBER)
@@ -169,20 +168,19 @@ static const struct sock_filter denied_with_importer[] = {
     ERROR(EPERM), LOAD(NUMBER),
     DENY_OPTIONS_FROM(SYS_setsockopt, SOL_IP, FIRST_TABLE_OPTION),
     DENY_OPTIONS_FROM(SYS_getsockopt, SOL_IP, FIRST_TABLE_OPTION),
-    DENY_OPTION_OF(SYS_setsockopt, SOL_IP, IP_TRANSPARENT),
+    DENY_OPTION(SOL_IP, IP_TRANSPARENT),
     /* The options 66 to 78 of IPv6 that are not listed here need no capability. */
     DENY_OPTIONS_FROM(SYS_setsockopt, SOL_IPV6, 79), DENY_OPTIONS_FROM(SYS_getsockopt, SOL_IPV6, 79),
-    DENY_OPTION_OF(SYS_setsockopt, SOL_IPV6, 64), DENY_OPTION_OF(SYS_setsockopt, SOL_IPV6, 65),
-    DENY_OPTION_OF(SYS_getsockopt, SOL_IPV6, 64), DENY_OPTION_OF(SYS_getsockopt, SOL_IPV6, 65),
-    DENY_OPTION_OF(SYS_getsockopt, SOL_IPV6, 68), DENY_OPTION_OF(SYS_getsockopt, SOL_IPV6, 69),
-    DENY_OPTION_OF(SYS_setsockopt, SOL_IPV6, IPV6_TRANSPARENT),
-    DENY_OPTION_OF(SYS_setsockopt, SOL_SOCKET, SO_MARK), DENY_OPTION_OF(SYS_setsockopt, SOL_SOCKET, SO_SNDBUFFORCE),
-    DENY_OPTION_OF(SYS_setsockopt, SOL_SOCKET, SO_RCVBUFFORCE), DENY_OPTION_OF(SYS_setsockopt, SOL_SOCKET, SO_BUSY_POLL),
-    DENY_OPTION_OF(SYS_setsockopt, SOL_TCP, TCP_REPAIR), DENY_OPTION_OF(SYS_setsockopt, SOL_TCP, TCP_REPAIR_QUEUE),
-    DENY_OPTION_OF(SYS_setsockopt, SOL_TCP, TCP_QUEUE_SEQ), DENY_OPTION_OF(SYS_setsockopt, SOL_TCP, TCP_REPAIR_OPTIONS),
-    DENY_OPTION_OF(SYS_setsockopt, SOL_TCP, TCP_REPAIR_WINDOW),
-    IF(SYS_setsockopt, 0, 6), LOAD(ARGUMENT(1)), IF(SOL_SOCKET, 0, 3), LOAD(ARGUMENT(2)), IF(SO_LINGER, 0, 1), ERROR(0),
-    LOAD(NUMBER),
+    DENY_OPTION(SOL_IPV6, 64), DENY_OPTION(SOL_IPV6, 65),
+    OPTION_OF(SYS_getsockopt, SOL_IPV6, 64, EPERM), OPTION_OF(SYS_getsockopt, SOL_IPV6, 65, EPERM),
+    OPTION_OF(SYS_getsockopt, SOL_IPV6, 68, EPERM), OPTION_OF(SYS_getsockopt, SOL_IPV6, 69, EPERM),
+    DENY_OPTION(SOL_IPV6, IPV6_TRANSPARENT),
+    DENY_OPTION(SOL_SOCKET, SO_MARK), DENY_OPTION(SOL_SOCKET, SO_SNDBUFFORCE),
+    DENY_OPTION(SOL_SOCKET, SO_RCVBUFFORCE), DENY_OPTION(SOL_SOCKET, SO_BUSY_POLL),
+    DENY_OPTION(SOL_TCP, TCP_REPAIR), DENY_OPTION(SOL_TCP, TCP_REPAIR_QUEUE),
+    DENY_OPTION(SOL_TCP, TCP_QUEUE_SEQ), DENY_OPTION(SOL_TCP, TCP_REPAIR_OPTIONS),
+    DENY_OPTION(SOL_TCP, TCP_REPAIR_WINDOW),
+    OPTION_OF(SYS_setsockopt, SOL_SOCKET, SO_LINGER, 0),
 };
 
 static const struct sock_filter denied_when_shared[] = {

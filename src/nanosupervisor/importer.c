@@ -5,6 +5,7 @@
 #include "descriptors.h"
 #include "importer_namespaces.h"
 #include "namespaces.h"
+#include "run.h"
 #include "sandbox.h"
 #include "zygote.h"
 #include "zygote_protocol.h"
@@ -21,7 +22,6 @@
 #include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <sys/timerfd.h>
-#include <time.h>
 #include <unistd.h>
 
 #define START_TIMEOUT_MS 10000
@@ -53,9 +53,7 @@ static struct {
 
 static int64_t now_ms(void)
 {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (int64_t)time.tv_sec * 1000 + time.tv_nsec / 1000000;
+    return (int64_t)(run_clock_us() / 1000);
 }
 
 enum imports_state importer_state(void)
