@@ -127,18 +127,24 @@ def audited() -> None:
 async def test_for_a_first_run_the_worker_makes_as_many_files_with_much_code_as_with_little(
     tmp_path: Path,
 ) -> None:
-    """From the zip in the object store to the work directory of a container."""
+    """From the zip in the object store to the work directory of a container.
+
+    Each fetch has an empty cache, because a cache reads what it holds already. The first is not compared:
+    Python opens the files of modules that it imports then.
+    """
     global events  # noqa: PLW0603 - the hook must find it
     counts = []
     limits = ArchiveLimits(MIB, MIB, MIB, 2 * MANY)
-    cache = CodeCache(tmp_path / "cache", FolderStore(tmp_path / "store"), limits, 64 * MIB)
-    await cache.start()
-    for files in (FEW, MANY):
-        key, work = f"{files}.zip", tmp_path / f"work-{files}"
-        path = tmp_path / "store/code" / key
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(make_zip({f"f/{n % 40}/{n}.py": "pass" for n in range(files)} | {"main.py": "pass"}))
-        directory = WorkDirectory.make(work)
+    for number, files in enumerate((FEW, FEW, MANY)):
+        folder, key = tmp_path / str(number), f"{files}.zip"
+        zipped = folder / "store/code" / key
+        zipped.parent.mkdir(parents=True)
+        zipped.write_bytes(
+            make_zip({f"f/{n % 40}/{n}.py": "pass" for n in range(files)} | {"main.py": "pass"})
+        )
+        cache = CodeCache(folder / "cache", FolderStore(folder / "store"), limits, 64 * MIB)
+        await cache.start()
+        directory = WorkDirectory.make(folder / "work")
         events = Counter()
         try:
             async with cache.fetch("code", key) as tree:
@@ -148,8 +154,8 @@ async def test_for_a_first_run_the_worker_makes_as_many_files_with_much_code_as_
             counts.append(events)
             events = None
         await directory.remove()
-    await cache.close()
-    few, many = counts
+        await cache.close()
+    _, few, many = counts
     assert few == many
     assert many["write"] <= 8
     assert many["os.link"] == 1
