@@ -14,6 +14,8 @@ import pytest
 from redis import asyncio as redis
 
 from nanoagent import cli
+from nanoagent.config import Settings
+from nanoagent.dev.sender import delivery
 from nanoagent.model.job import JobDefaults
 from nanoagent.model.message import parse_job
 
@@ -223,6 +225,20 @@ async def test_ctrl_c_says_that_the_job_goes_on(end: End, tmp_path: Path):
     assert "The job was sent and continues." in said
     assert f"nanoagent cancel {job['requestId']}" in said
     assert "Traceback" not in said
+
+
+async def test_no_moment_of_a_wait_loses_a_cancellation(end: End, monkeypatch: pytest.MonkeyPatch):
+    """Ctrl-C cancels the wait. The moment is counted in turns of the event loop."""
+    monkeypatch.setattr(delivery, "_POLL_S", 0.001)  # so that each turn of the wait has many moments
+    async with delivery.results(Settings(_env_file=None)) as results:  # type: ignore[call-arg]
+        for turns in range(200):
+            waiting = asyncio.create_task(results.wait("send-1", 10 * DEADLINE_S))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            waiting.cancel()
+            ended, _ = await asyncio.wait((waiting,), timeout=DEADLINE_S)
+            assert ended, f"the cancellation after {turns} turns was lost"
+            assert waiting.cancelled()
 
 
 async def test_for_machines_there_is_one_document_and_nothing_else(

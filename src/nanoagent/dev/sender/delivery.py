@@ -61,7 +61,9 @@ async def results(settings: Settings) -> AsyncIterator[Results]:
         **server.client_settings(),
         ssl=server.tls is not None,
         socket_connect_timeout=_REDIS_TIMEOUT_S,
-        socket_timeout=_REDIS_TIMEOUT_S,
+        # Each call has its own time limit. With this limit, the client would call asyncio.wait_for(). Before
+        # Python 3.12, that function can lose a cancellation, and so Ctrl-C.
+        socket_timeout=None,
         retry=Retry(NoBackoff(), 1),  # the server may have closed an idle connection
     )
     try:
@@ -144,10 +146,13 @@ class Results:
 
     async def _listen(self, request_id: str, deadline: float) -> dict[str, Any] | None:
         async with self._client.pubsub() as listener:
-            await listener.subscribe(f"result:{request_id}")
+            async with asyncio.timeout(_REDIS_TIMEOUT_S):
+                await listener.subscribe(f"result:{request_id}")
             while True:
                 # A result that was published before the subscription is stored.
-                if found := _document(await self._client.get(f"job:{request_id}")):
+                async with asyncio.timeout(_REDIS_TIMEOUT_S):
+                    stored = await self._client.get(f"job:{request_id}")
+                if found := _document(stored):
                     return found
                 left_s = min(deadline - time.monotonic(), _POLL_S)
                 if left_s <= 0:
@@ -157,7 +162,8 @@ class Results:
 
     async def _asked(self, operation: str, answer: Any) -> Any:
         try:
-            return await answer
+            async with asyncio.timeout(_REDIS_TIMEOUT_S):
+                return await answer
         except (RedisError, OSError) as exc:
             raise await self._failure(operation, exc) from exc
 
