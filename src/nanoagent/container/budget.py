@@ -52,9 +52,10 @@ class Budget:
         running: The number of containers that are running.
         creating: The number of containers that are being created.
         removing: The number of containers that are being removed.
-        lent: The containers that take the memory of a job, with that memory, MiB.
-        jobs_mb: The memory of all jobs together, MiB.
-        peaks_mb: The highest `jobs_mb` since the last call of `begin_peak`, and between the two calls before
+        lent: The containers that take the memory of a job, with that memory, MiB; 0 if the job is no run.
+        runs_mb: The memory of all runs together, MiB. Builds and compilations do not count: they are rare,
+            and a build takes as much memory as several runs.
+        peaks_mb: The highest `runs_mb` since the last call of `begin_peak`, and between the two calls before
             it, MiB.
     """
 
@@ -66,7 +67,7 @@ class Budget:
     creating: int = 0
     removing: int = 0
     lent: dict[PooledContainer, int] = field(default_factory=dict)
-    jobs_mb: int = 0
+    runs_mb: int = 0
     peaks_mb: tuple[int, int] = field(default=(0, 0), compare=False)
 
     # --- changes
@@ -91,22 +92,28 @@ class Budget:
         self.committed_mb += memory_mb - pooled.memory_mb
         pooled.memory_mb = memory_mb
 
-    def lend(self, pooled: PooledContainer, memory_mb: int) -> None:
-        """Give a container the memory of a job, MiB."""
-        self.lent[pooled] = memory_mb - pooled.memory_mb
-        self.jobs_mb += memory_mb - pooled.memory_mb
-        if self.jobs_mb > self.peaks_mb[0]:
-            self.peaks_mb = (self.jobs_mb, self.peaks_mb[1])
+    def lend(self, pooled: PooledContainer, memory_mb: int, *, is_run: bool = True) -> None:
+        """Give a container the memory of a job.
+
+        Args:
+            pooled: The container.
+            memory_mb: The memory that the container takes from now on, MiB.
+            is_run: Whether the job is a run, and not a build or a compilation.
+        """
+        self.lent[pooled] = memory_mb - pooled.memory_mb if is_run else 0
+        self.runs_mb += self.lent[pooled]
+        if self.runs_mb > self.peaks_mb[0]:
+            self.peaks_mb = (self.runs_mb, self.peaks_mb[1])
         self.resize(pooled, memory_mb)
 
     def take_back(self, pooled: PooledContainer, memory_mb: int) -> None:
         """Note that the job has ended, and that its container is idle and takes this memory, MiB."""
         self.resize(pooled, memory_mb)
-        self.jobs_mb -= self.lent.pop(pooled, 0)
+        self.runs_mb -= self.lent.pop(pooled, 0)
 
     def begin_removal(self, pooled: PooledContainer) -> None:
         """Note that a container was retired and its removal begins."""
-        self.jobs_mb -= self.lent.pop(pooled, 0)
+        self.runs_mb -= self.lent.pop(pooled, 0)
         self.committed_mb -= pooled.memory_mb
         self.running -= 1
         self.removing += 1
@@ -116,8 +123,8 @@ class Budget:
         self.removing -= 1
 
     def begin_peak(self) -> None:
-        """Forget an old peak of the jobs' memory. Call this regularly."""
-        self.peaks_mb = (self.jobs_mb, self.peaks_mb[0])
+        """Forget an old peak of the runs' memory. Call this regularly."""
+        self.peaks_mb = (self.runs_mb, self.peaks_mb[0])
 
     @contextmanager
     def wanting(self, memory_mb: int) -> Iterator[None]:
@@ -154,7 +161,7 @@ class Budget:
         return Shortage(missing_mb, too_many) if missing_mb > 0 or waits_for_removals else None
 
     def coming_shortage(self, memory_mb: int, waiting_mb: int) -> Shortage | None:
-        """Return what would be evicted if one more container existed and as many jobs ran as lately.
+        """Return what would be evicted if one more container existed and as many runs took place as lately.
 
         Args:
             memory_mb: The memory that the container takes while it is idle, MiB.
@@ -163,8 +170,8 @@ class Budget:
         Returns:
             None if the budget has room for both.
         """
-        jobs_mb = max(*self.peaks_mb, self.jobs_mb + waiting_mb)
-        missing_mb = self.committed_mb - self.jobs_mb + jobs_mb + memory_mb - self.limit_mb
+        runs_mb = max(*self.peaks_mb, self.runs_mb + waiting_mb)
+        missing_mb = self.committed_mb - self.runs_mb + runs_mb + memory_mb - self.limit_mb
         return Shortage(missing_mb, 0) if missing_mb > 0 else None
 
     def fits_generic(self) -> bool:

@@ -233,18 +233,18 @@ class Pool:
             self._context.wanted.record_taken(binding.runtime)
         if pooled is None:
             pooled = await self._creation.next_container(binding.runtime)
-            await self._lend_memory(pooled, _needed_mb(pooled, binding))
+            await self._lend_memory(pooled, _needed_mb(pooled, binding), binding)
             return pooled, Start.COLD
         self._inventory.take(pooled)
         if pooled.serves(binding.key):
-            await self._lend_memory(pooled, pooled.busy_mb)
+            await self._lend_memory(pooled, pooled.busy_mb, binding)
             return pooled, Start.HOT
         if pooled.is_generic:
             self._refill()
-        await self._lend_memory(pooled, _needed_mb(pooled, binding))
+        await self._lend_memory(pooled, _needed_mb(pooled, binding), binding)
         return pooled, Start.WARM
 
-    async def _lend_memory(self, pooled: PooledContainer, needed_mb: int) -> None:
+    async def _lend_memory(self, pooled: PooledContainer, needed_mb: int, binding: Binding) -> None:
         """Wait until the memory that a job needs is free, and give it to the container."""
         budget = self._context.budget
         memory_mb = min(needed_mb, budget.limit_mb)
@@ -254,7 +254,7 @@ class Pool:
             except BaseException:
                 self._retirement.retire(pooled, "unclean")
                 raise
-        budget.lend(pooled, memory_mb)
+        budget.lend(pooled, memory_mb, is_run=binding.purpose == "run")
 
     def _note_rebind(self, pooled: PooledContainer, binding: Binding) -> None:
         """Count a container that is bound to another function than before."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _SWEEP_S: Final = 2.0
-_PASSES_IN_PEAK: Final = 8  # so that a peak of the jobs' memory counts for 16 to 32 s
+_PASSES_IN_PEAK: Final = 8  # so that a peak of the runs' memory counts for 16 to 32 s
 
 
 class Retirement:

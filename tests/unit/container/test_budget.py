@@ -141,7 +141,7 @@ def test_where_a_generic_container_fits_nothing_is_missing_for_it(up, creating, 
         (990, 0, 0, 8),
     ],
 )
-def test_one_more_container_is_compared_with_the_jobs_of_the_last_time(
+def test_one_more_container_is_compared_with_the_runs_of_the_last_time(
     idle_mb, peak_mb, waiting_mb, missing_mb
 ):
     budget = Budget(1000, 100)
@@ -153,18 +153,35 @@ def test_one_more_container_is_compared_with_the_jobs_of_the_last_time(
     assert (shortage.memory_mb if shortage else None) == missing_mb
 
 
+@pytest.mark.parametrize(("run_mb", "missing_mb"), [(400, None), (490, 8)])
+def test_a_build_that_has_ended_needs_no_room(run_mb, missing_mb):
+    budget = Budget(1000, 100)
+    idle, busy, building = pooled(memory_mb=0), pooled(memory_mb=0), pooled(memory_mb=0)
+    budget.resize(idle, 500)
+    budget.lend(busy, run_mb)
+    budget.take_back(busy, 0)
+    budget.lend(building, 450, is_run=False)
+    assert not budget.is_unused
+    during = budget.coming_shortage(18, 0)
+    assert during == Shortage(450 + run_mb + 18 - 500, 0)  # it does need room until then
+    budget.take_back(building, 0)
+    after = budget.coming_shortage(18, 0)
+    assert (after.memory_mb if after else None) == missing_mb
+    assert (budget.is_unused, budget.runs_mb, budget.peaks_mb) == (True, 0, (run_mb, 0))
+
+
 def test_a_peak_is_forgotten_after_two_calls():
     budget = Budget(1000, 100)
     busy, other = pooled(memory_mb=18), pooled(memory_mb=18)
     for container in (busy, other):
         budget.resize(container, 18)
         budget.lend(container, 146)
-    assert (budget.jobs_mb, budget.peaks_mb) == (256, (256, 0))
+    assert (budget.runs_mb, budget.peaks_mb) == (256, (256, 0))
     budget.take_back(busy, 18)
     budget.begin_peak()
-    assert (budget.jobs_mb, budget.peaks_mb) == (128, (128, 256))
+    assert (budget.runs_mb, budget.peaks_mb) == (128, (128, 256))
     budget.begin_removal(other)
     budget.begin_peak()
-    assert (budget.jobs_mb, budget.peaks_mb) == (0, (0, 128))
+    assert (budget.runs_mb, budget.peaks_mb) == (0, (0, 128))
     budget.begin_peak()
     assert budget.peaks_mb == (0, 0)

@@ -1283,6 +1283,14 @@ async def test_none_is_recycled_while_there_is_room(open_full):
         assert (len(bench.driver.created), bench.driver.recycled) == (3, [])
 
 
+async def test_none_is_recycled_for_the_memory_of_a_build_that_has_ended(open_full):
+    async with open_full(memory_mb=1024) as bench:
+        await bench.run("a", purpose="build", memory_mb=1024)
+        for function in "abc":
+            await bench.run(function)
+        assert (len(bench.driver.created), bench.driver.recycled) == (4, [])
+
+
 @pytest.mark.parametrize("reason", ["the setting", "the container"])
 async def test_without_recycling_a_container_is_evicted(open_full, reason):
     async with open_full(recycles=reason != "the setting") as bench:
