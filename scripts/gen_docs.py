@@ -119,7 +119,9 @@ SETTINGS_KO: Final = {
         "auto: Python 코드를 백그라운드에서 한 번 컴파일하고 이후 실행이 그 바이트코드를 씀; "
         "never: 실행마다 import한 모듈을 컴파일함"
     ),
-    "container_max_age_seconds": "만든 지 이 시간(초)이 지난 컨테이너는 폐기",
+    "container_max_age_seconds": (
+        "만든 지 이 시간(초)이 지난 컨테이너는 폐기. 컨테이너마다 무작위로 최대 5분의 1만큼 일찍 폐기"
+    ),
     "container_uid_base": (
         "컨테이너 사용자 id의 시작 값. 컨테이너마다 다른 id를 씀; Docker가 사용자 id를 다시 "
         "매핑하면 예를 들어 20000"

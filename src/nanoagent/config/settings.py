@@ -277,7 +277,9 @@ class Settings(BaseSettings):
         "never: each run compiles the modules that it imports",
     )
     container_max_age_seconds: Positive = Field(
-        3600, description="age at which a container is retired, seconds"
+        3600,
+        description="age at which a container is retired, seconds; for each container up to a fifth less, at "
+        "random",
     )
     container_uid_base: UidBase = Field(
         1_900_000_000,

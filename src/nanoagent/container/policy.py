@@ -4,11 +4,12 @@
 * `PooledContainer`: a container, with its `ContainerState`; `NEXT` has the transitions. `IdleContainers`: the
   idle containers of a runtime, by the code that they are bound to.
 * Decisions: `choose_idle` chooses the container for a job. `retirement_reason` decides when to retire a
-  container. `eviction` chooses the containers to evict.
+  container, `age_limit_s` at which age. `eviction` chooses the containers to evict.
 """
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import chain
@@ -29,6 +30,12 @@ if TYPE_CHECKING:
     from nanoagent.network.listening_sockets import ListeningAddress
 
 GENERIC_MEMORY_MB: Final = 128  # the default memoryMb, so that most jobs need no change of limits
+AGE_SPREAD: Final = 0.2
+"""The part of the largest age by which the ages of retirement differ, at most.
+
+A burst of first jobs creates many containers within a minute. With the same age for all, they would also be
+replaced within a minute. With the default of an hour, their replacement takes 12 minutes.
+"""
 
 
 class Sharing(StrEnum):
@@ -75,7 +82,7 @@ class PoolPolicy:
         generic_cpus: The CPU share of a generic container.
         idle_s: The idle time after which a bound container is retired, seconds.
         max_runs: The number of runs after which a container is retired.
-        max_age_s: The age at which a container is retired, seconds.
+        max_age_s: The largest age at which a container is retired, seconds (`age_limit_s`).
         uid_base: The lowest user ID of containers. Each container has a different ID.
         limits: The limits that all containers have in common.
         isolation: The level with which containers are created: `SANDBOX` or `SHARED`.
@@ -432,11 +439,24 @@ def retirement_reason(pooled: PooledContainer, policy: PoolPolicy, now: float) -
         return "grown"
     if pooled.runs >= policy.max_runs:
         return "runs"
-    if now - pooled.made_at >= policy.max_age_s:
+    if now - pooled.made_at >= age_limit_s(pooled.container.id, policy.max_age_s):
         return "age"
     if not pooled.is_generic and now - pooled.used_at >= policy.idle_s:
         return "idle"
     return None
+
+
+def age_limit_s(container_id: str, max_age_s: float) -> float:
+    """Return the age at which a container is retired: 80 to 100 % of the largest age, seconds.
+
+    The ID decides, because the engine chooses it at random. So the age of a container does not change.
+
+    Args:
+        container_id: The ID of the container.
+        max_age_s: The largest age, seconds.
+    """
+    part = zlib.crc32(container_id.encode()) / 2**32
+    return max_age_s * (1 - AGE_SPREAD * part)
 
 
 def may_recycle(pooled: PooledContainer, policy: PoolPolicy, now: float) -> bool:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +11,7 @@ import pytest
 from nanoagent.container.availability import creation_breaker
 from nanoagent.container.charges import LEFTOVER_BYTES
 from nanoagent.container.policy import (
+    AGE_SPREAD,
     NEXT,
     Binding,
     ContainerState,
@@ -18,6 +21,7 @@ from nanoagent.container.policy import (
     PooledContainer,
     PoolPolicy,
     Sharing,
+    age_limit_s,
     choose_idle,
     may_recycle,
     retirement_reason,
@@ -190,7 +194,7 @@ def test_a_compilation_gets_no_container_that_a_job_could_have(sharing):
         (pooled(), 59.9, None),
         (pooled(), 60.0, "idle"),
         (pooled(used_at=10), 60.0, None),
-        (pooled(key=None), 999.9, None),
+        (pooled(key=None), 799.9, None),
         (pooled(key=None), 1000.0, "age"),
         (pooled(used_at=999), 1000.0, "age"),
         (pooled(runs=9), 1.0, None),
@@ -202,6 +206,26 @@ def test_a_compilation_gets_no_container_that_a_job_could_have(sharing):
 )
 def test_a_container_is_retired_for_its_idle_time_age_runs_growth_or_death(container, now, reason):
     assert retirement_reason(container, POLICY, now) == reason
+
+
+def test_containers_that_were_created_together_are_not_retired_together():
+    """In each tenth of the range of ages, about a tenth of them is retired."""
+    ids = [hashlib.sha256(bytes([number % 256, number // 256])).hexdigest() for number in range(1000)]
+    ages = [age_limit_s(container_id, 3600) for container_id in ids]
+    least_s = 3600 * (1 - AGE_SPREAD)
+    tenths = Counter(int((age - least_s) / (3600 - least_s) * 10) for age in ages)
+    assert set(tenths) == set(range(10))
+    assert min(tenths.values()) > 60
+    assert max(tenths.values()) < 140
+
+
+def test_the_age_at_which_a_container_is_retired_does_not_change():
+    container = pooled(key=None)
+    limit_s = age_limit_s(container.container.id, POLICY.max_age_s)
+    assert 800 <= limit_s <= 1000
+    for _ in range(2):
+        assert retirement_reason(container, POLICY, limit_s - 0.1) is None
+        assert retirement_reason(container, POLICY, limit_s) == "age"
 
 
 def test_a_container_whose_death_was_told_is_retired():
