@@ -193,17 +193,18 @@ class CodeCache:
         finally:
             await self._disk.release(pin)
 
-    async def make_room(self, size_bytes: float) -> None:
+    async def make_room(self, size_bytes: float, files: int = 0) -> None:
         """Evict the least recently used trees that are not in use. The next fetch of any code asks the store.
 
         Args:
             size_bytes: The disk space to free. Trees in use stay, so less may be freed.
+            files: The number of inodes to free.
 
         Raises:
             StorageError: The disk failed.
         """
         self._fresh.forget_all()
-        await self._disk.evict(missing_bytes=size_bytes)
+        await self._disk.evict(missing_bytes=size_bytes, missing_files=files)
 
     async def _fetch(self, bucket: str, key: str) -> Pin:
         asked_at = asyncio.get_running_loop().time()

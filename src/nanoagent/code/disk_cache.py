@@ -154,14 +154,15 @@ class DiskCache:
         """Measure each entry again when it is pinned next, because one was found damaged."""
         self._verified.clear()
 
-    async def evict(self, *, missing_bytes: float = 0) -> None:
+    async def evict(self, *, missing_bytes: float = 0, missing_files: int = 0) -> None:
         """Remove the least recently used entries that are not pinned, until the limits are kept.
 
         Args:
             missing_bytes: The disk space to free. Pinned entries stay, so less may be freed.
+            missing_files: The number of inodes to free.
         """
         with disk_errors(self._root):
-            evict = partial(self._entries.evict, self._limits, missing_bytes)
+            evict = partial(self._entries.evict, self._limits, missing_bytes, missing_files)
             self._may_exceed_limits = await in_thread(evict)
 
     @contextlib.asynccontextmanager

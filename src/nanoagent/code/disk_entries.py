@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 _BLOCK_BYTES: Final = 4096  # the smallest file or folder takes one block on common file systems
 _OWN_BYTES: Final = 2 * _BLOCK_BYTES  # the folder of the entry and its file `meta`
+_ENTRY_FILES: Final = 3  # inodes: the folder, `meta`, and `content`, which is one file in all caches
 # After a failed attempt to publish, the next one follows only if the entry that had the name was removed: by
 # this worker, because the entry was damaged, or by another worker.
 _PUBLISH_ATTEMPTS: Final = 8
@@ -276,12 +277,13 @@ class DiskEntries:
         if trash is not None:
             delete(trash)
 
-    def evict(self, limits: CacheLimits, missing_bytes: float) -> bool:
+    def evict(self, limits: CacheLimits, missing_bytes: float, missing_files: int = 0) -> bool:
         """Remove the least recently used entries that are not pinned, until the limits are kept.
 
         Args:
             limits: The limits of the cache.
             missing_bytes: The disk space to free. Pinned entries stay, so less may be freed.
+            missing_files: The number of inodes to free.
 
         Returns:
             Whether the cache still exceeds its limits.
@@ -291,12 +293,14 @@ class DiskEntries:
             total, count = sum(use.disk_bytes for use in uses), len(uses)
             trash: list[Path] = []
             for use in eviction_order(uses):
-                if total <= limits.disk_bytes and count <= limits.entries and missing_bytes <= 0:
+                is_within_limits = total <= limits.disk_bytes and count <= limits.entries
+                if is_within_limits and missing_bytes <= 0 and missing_files <= 0:
                     break
                 if taken := self._take_away_unless_pinned(use.digest):
                     trash.append(taken)
                     total, count = total - use.disk_bytes, count - 1
                     missing_bytes -= use.disk_bytes
+                    missing_files -= _ENTRY_FILES
         for path in trash:
             delete(path)
         return total > limits.disk_bytes or count > limits.entries

@@ -91,16 +91,17 @@ class ProgramCache:
         """
         return key in self._builds or self._disk.has(key)
 
-    async def make_room(self, size_bytes: float) -> None:
+    async def make_room(self, size_bytes: float, files: int = 0) -> None:
         """Evict the least recently used programs that are not in use.
 
         Args:
             size_bytes: The disk space to free. Programs in use stay, so less may be freed.
+            files: The number of inodes to free.
 
         Raises:
             StorageError: The disk failed.
         """
-        await self._disk.evict(missing_bytes=size_bytes)
+        await self._disk.evict(missing_bytes=size_bytes, missing_files=files)
 
     async def _pin_or_build(self, key: str, build: Callable[[Path], Awaitable[None]]) -> Pin:
         return await retry_when_full(partial(self._try_to_build, key, build), self.make_room)

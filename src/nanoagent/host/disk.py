@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import os
 import time
 from typing import TYPE_CHECKING, Final
@@ -30,9 +29,9 @@ class DiskRoom(CachedCheck):
     Args:
         folders: Setting → the folder that it names.
         min_free_mb: The free space that each folder's disk must have, MiB. 0 disables the check.
-        make_room: Frees space in the folder of the setting `cache`. Its argument is the number of bytes; it
-            may free less.
-        min_free_files: The free inodes that each folder's disk must have: enough for the largest code tree.
+        make_room: Evicts files in the folder of the setting `cache`. Its arguments are the numbers of bytes
+            and inodes to free; it may free less.
+        min_free_files: The free inodes that each folder's disk must have.
         cache: The setting of the folder where `make_room` frees space.
         clock: Monotonic seconds.
     """
@@ -41,7 +40,7 @@ class DiskRoom(CachedCheck):
         self,
         folders: Mapping[str, Path],
         min_free_mb: int,
-        make_room: Callable[[float], Awaitable[None]],
+        make_room: Callable[[int, int], Awaitable[None]],
         *,
         min_free_files: int = 1000,
         cache: str = "CODE_CACHE_DIR",
@@ -57,30 +56,35 @@ class DiskRoom(CachedCheck):
     async def _check(self) -> str | None:
         if not self._min_free_bytes:
             return None
-        missing = await asyncio.to_thread(self._missing_bytes, self._folders[self._cache])
-        if missing > 0:
-            log.warning("disk space low", bytes=missing, action="evict unused cached code")
-            await self._make_room(missing)
+        missing_bytes, missing_files = await asyncio.to_thread(self._missing, self._folders[self._cache])
+        if missing_bytes or missing_files:
+            log.warning(
+                "disk space low",
+                bytes=missing_bytes,
+                inodes=missing_files,
+                action="evict unused cached code",
+            )
+            await self._make_room(missing_bytes, missing_files)
         reasons = [
             await asyncio.to_thread(_shortage, setting, folder, self._min_free_bytes, self._min_free_files)
             for setting, folder in self._folders.items()
         ]
         return "; ".join(filter(None, reasons)) or None
 
-    def _missing_bytes(self, folder: Path) -> float:
-        """Return how many bytes to free; infinity if inodes are short, because file sizes are unknown."""
+    def _missing(self, folder: Path) -> tuple[int, int]:
+        """Return the number of bytes and of inodes to free."""
         try:
             status = os.statvfs(folder)
         except OSError:
-            return self._min_free_bytes
-        if _has_few_inodes(status, self._min_free_files):
-            return math.inf
-        return self._min_free_bytes - status.f_bavail * status.f_frsize  # f_bavail: blocks for ordinary users
+            return self._min_free_bytes, 0
+        free_bytes = status.f_bavail * status.f_frsize  # f_bavail: blocks for ordinary users
+        free_files, least_files = status.f_favail, _required_inodes(status, self._min_free_files)
+        return max(0, self._min_free_bytes - free_bytes), max(0, least_files - free_files)
 
 
-def _has_few_inodes(status: os.statvfs_result, least: int) -> bool:
+def _required_inodes(status: os.statvfs_result, least: int) -> int:
     # File systems without a fixed number of inodes (btrfs) report 0 of 0.
-    return bool(status.f_files) and status.f_favail < min(least, status.f_files * _MAX_REQUIRED_INODES_SHARE)
+    return min(least, int(status.f_files * _MAX_REQUIRED_INODES_SHARE))
 
 
 def _shortage(setting: str, folder: Path, min_free_bytes: int, min_free_files: int) -> str | None:
@@ -95,9 +99,11 @@ def _shortage(setting: str, folder: Path, min_free_bytes: int, min_free_files: i
             f"{setting}: {free // MIB} MiB are free on the disk of {folder}, fewer than "
             f"MIN_FREE_DISK_MB={min_free_bytes // MIB}; free some space, or choose another folder"
         )
-    if _has_few_inodes(status, min_free_files):
+    required = _required_inodes(status, min_free_files)
+    if status.f_favail < required:
         return (
-            f"{setting}: the disk of {folder} has inodes for {status.f_favail} more files, and code may "
-            f"have CODE_MAX_ENTRIES={min_free_files}; remove some files, or choose another folder"
+            f"{setting}: {status.f_favail} inodes are free on the disk of {folder}, fewer than the "
+            f"{required} that jobs need; remove some files (df -i counts inodes), or choose a folder on a "
+            "disk with more inodes"
         )
     return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from nanoagent.code.archive import ArchiveLimits
 from nanoagent.code.byte_code_cache import ByteCodeCache
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from nanoagent.config import Settings
     from nanoagent.storage.base import ObjectStore
     from nanoagent.telemetry.metrics import Metrics
+
+# For work directories (10 inodes for a container), entries of the caches (3), and results that wait.
+_RESERVED_INODES: Final = 1000
+_RUNS_WITH_FILES: Final = 10  # at the same time, with the largest number of output files each
 
 
 def _folders_of(settings: Settings) -> dict[str, Path]:
@@ -133,9 +137,10 @@ def _program_folder(settings: Settings) -> Path:
 def disk_room(settings: Settings, code: CodeCache, programs: ProgramCache) -> DiskRoom:
     """Make the check of free disk space. If space is short, it shrinks the caches."""
 
-    async def make_room(size_bytes: float) -> None:
-        await code.make_room(size_bytes)
-        await programs.make_room(size_bytes)
+    async def make_room(size_bytes: int, files: int) -> None:
+        await code.make_room(size_bytes, files)
+        await programs.make_room(size_bytes, files)
 
+    least = _RESERVED_INODES + _RUNS_WITH_FILES * settings.output_max_files
     folders = _folders_of(settings)
-    return DiskRoom(folders, settings.min_free_disk_mb, make_room, min_free_files=settings.code_max_entries)
+    return DiskRoom(folders, settings.min_free_disk_mb, make_room, min_free_files=least)

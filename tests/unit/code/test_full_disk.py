@@ -14,6 +14,7 @@ from nanoagent.code.archive import ArchiveLimits
 from nanoagent.code.code_cache import CodeCache
 from nanoagent.code.program_cache import ProgramCache
 from nanoagent.common.units import MIB
+from nanoagent.host.disk import DiskRoom
 from nanoagent.model.errors import PlatformError, StorageError
 from support.checks.packs import files
 from support.checks.zips import make_zip
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 KIB = 1024
 LIMITS = ArchiveLimits(zip_bytes=4 * MIB, unpacked_bytes=4 * MIB, file_bytes=4 * MIB, entries=9)
 SIZE = 900 * KIB  # a zip and its tree fit, beside another tree they do not
+INODES = 400
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="to mount a small file system takes root")
 
 
@@ -33,7 +35,8 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="to mount a small file
 def disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "disk"
     folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2400k", "tmpfs", folder], check=True)
+    options = f"size=2400k,nr_inodes={INODES}"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], check=True)
     yield folder
     subprocess.run(["umount", "-l", folder], check=True)
 
@@ -70,6 +73,25 @@ async def test_code_that_is_in_use_stays_and_what_finds_no_room_is_the_platforms
             async with cache.fetch("code", "b"):
                 raise AssertionError("there was room")
         assert len(files(tree.path)["main.py"]) == SIZE
+
+
+async def test_as_many_entries_are_evicted_as_inodes_are_short(disk: Path, tmp_path: Path):
+    shelf = tmp_path / "shelf"
+    (shelf / "code").mkdir(parents=True)
+    cache = CodeCache(disk / "code", FolderStore(shelf), LIMITS, 64 * MIB)
+    await cache.start()
+    for number in range(80):
+        (shelf / "code" / str(number)).write_bytes(make_zip({"main.py": str(number).encode()}))
+        async with cache.fetch("code", str(number)):
+            pass
+    assert len(cache.disk.digests()) == 80
+    room = DiskRoom({"CODE_CACHE_DIR": disk}, 1, cache.make_room, min_free_files=INODES // 10)
+    for number in range(os.statvfs(disk).f_favail - 10):
+        (disk / str(number)).touch()
+    assert await room.not_ready_reason() is None
+    assert os.statvfs(disk).f_favail == INODES // 10
+    assert len(cache.disk.digests()) == 70  # each has a folder and two files
+    await cache.close()
 
 
 async def test_programs_that_nobody_uses_make_room_and_the_build_is_made_again(disk: Path):

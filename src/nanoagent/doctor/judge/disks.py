@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _MIN_FREE_BYTES: Final = 1024 * MIB
 _MIN_FREE_BYTES_OF_DOCKER: Final = 5 * 1024 * MIB  # the four images have 2 GiB together
-_MIN_FREE_INODES: Final = 20_000  # a typical node_modules, unpacked and linked
+_MIN_FREE_INODES: Final = 20_000  # ten times as many as the worker needs (`host.disk`)
 _REMOTE: Final = frozenset({"nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "glusterfs", "afs", "virtiofs"})
 
 
