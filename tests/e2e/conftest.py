@@ -21,5 +21,6 @@ async def worker(
 ) -> AsyncIterator[WorkerUnderTest]:
     """A worker as its users run it, in a process of its own, on real Docker, Redis and moto."""
     folder = tmp_path_factory.mktemp("worker")
-    async with WorkerUnderTest(stack, folder, {"WORKER_CPUS": str(max(2, os.cpu_count() or 2))}) as worker:
+    settings = {"WORKER_CPUS": str(max(2, os.cpu_count() or 2))}
+    async with WorkerUnderTest(stack, folder, settings, forks=False) as worker:
         yield worker

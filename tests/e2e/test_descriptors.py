@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from nanoagent.dev.agent_process import AgentProcess
 from nanoagent.host.resources import MIN_DESCRIPTORS
 from nanoagent.model.job import Runtime
+from support.agents.agent_server import ForkedAgent
 from support.agents.limited_agent import DESCRIPTORS
 from support.agents.worker import TESTS, WorkerUnderTest
 
@@ -26,10 +26,10 @@ NONE_READY = {f"WARM_POOL_{runtime.upper()}_SIZE": "0" for runtime in Runtime}
 
 
 class LimitedWorker(WorkerUnderTest):
-    def _new_agent(self) -> AgentProcess:
+    def _new_agent(self) -> ForkedAgent:
         paths = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
         extra = {"PYTHONPATH": paths, DESCRIPTORS: str(MIN_DESCRIPTORS)}
-        return AgentProcess(self.environment() | extra, self.log, module="support.agents.limited_agent")
+        return ForkedAgent(self.environment() | extra, self.log, module="support.agents.limited_agent")
 
 
 async def test_more_functions_than_there_are_descriptors_for_run_one_after_another(

@@ -206,7 +206,8 @@ class MarkedWorker(WorkerUnderTest):
     ) -> None:
         endpoints = aws.environment() | {"AWS_ENDPOINT_URL_S3": s3.url, "REDIS_PORT": str(redis_port)}
         own = {"MAX_ATTEMPTS": "1", "BUILD_CPUS": "2", "CLOUDWATCH_INTERVAL_SECONDS": "1"}
-        super().__init__(stack, folder, endpoints | own | canaries.environment())
+        # A new process, because a fork would have the host name and the memory of a test process.
+        super().__init__(stack, folder, endpoints | own | canaries.environment(), forks=False)
         self.tasks = Path(self.settings["DOCKER_WORK_DIR_ROOT"])
         self._canaries = canaries
         self._aws = aws

@@ -10,6 +10,7 @@
 `agents`: workers.
     worker: a worker in a child process, and the sender's end of the queue. in_process: one in this process.
     worker_rig: a worker on test doubles. ordinary_user: a worker that does not run as root.
+    agent_server: starts workers by fork, without their imports.
     experienced_agent, faulty_agent, limited_agent, watched_agent: workers that a test has changed.
 
 `doubles`: second implementations of ports and collaborators, without Docker.

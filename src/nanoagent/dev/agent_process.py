@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, Final, Protocol
 
 import aiohttp
 
@@ -19,8 +19,32 @@ if TYPE_CHECKING:
 LOG_TAIL_LINES: Final = 15
 """The number of lines of a log that an error shows."""
 
+ARGUMENTS: Final = ("run", "--env-file", os.devnull)
+"""The arguments of an agent's module."""
+
 _READY_TIMEOUT_S: Final = 90.0
 _STOP_TIMEOUT_S: Final = 30.0
+
+
+class ChildProcess(Protocol):
+    """The part of `asyncio.subprocess.Process` that an agent needs."""
+
+    @property
+    def pid(self) -> int:
+        """The process ID."""
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit code; None while the process runs."""
+
+    def send_signal(self, signal: int) -> None:
+        """Send a signal to the process."""
+
+    def kill(self) -> None:
+        """Kill the process."""
+
+    async def wait(self) -> int:
+        """Wait until the process ends, and return its exit code."""
 
 
 class AgentProcess:
@@ -40,7 +64,7 @@ class AgentProcess:
         self._environment = environment | {"LOG_FORMAT": "json", "METRICS_HOST": "127.0.0.1"}
         self._log = log
         self._module = module
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: ChildProcess | None = None
         self.port = 0
 
     async def start(self, *, until_ready: bool = True) -> None:
@@ -53,26 +77,27 @@ class AgentProcess:
             PlatformError: The agent ended, or was not ready in time. The message shows the end of the log.
         """
         with self._log.open("wb") as output:
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                self._module,
-                "run",
-                "--env-file",
-                os.devnull,
-                env=os.environ | self._environment,
-                stdout=output,
-                stderr=output,
-                # Ctrl-C must not reach the agent, because the signal from `stop` would then be the second
-                # one, and a second signal ends the drain.
-                start_new_session=True,
-            )
+            self._process = await self._new_process(output)
         try:
             async with asyncio.timeout(_READY_TIMEOUT_S):
                 await self._wait(until_ready=until_ready)
         except TimeoutError as exc:
             await self.stop()
             raise PlatformError(f"the agent was not ready in time\n{self.log_tail()}") from exc
+
+    async def _new_process(self, output: IO[bytes]) -> ChildProcess:
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            self._module,
+            *ARGUMENTS,
+            env=os.environ | self._environment,
+            stdout=output,
+            stderr=output,
+            # Ctrl-C must not reach the agent, because the signal from `stop` would then be the second
+            # one, and a second signal ends the drain.
+            start_new_session=True,
+        )
 
     async def _wait(self, *, until_ready: bool) -> None:
         async with aiohttp.ClientSession() as client:

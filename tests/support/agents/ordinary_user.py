@@ -130,7 +130,9 @@ class OrdinaryWorker(WorkerUnderTest):
     def __init__(
         self, stack: EmbeddedStack, place: Path, settings: dict[str, str] | None = None, **how: Any
     ) -> None:
-        super().__init__(stack, place, {"CODE_CACHE_DIR": str(place / "cache")} | (settings or {}))
+        # A fork would not change its user.
+        settings = {"CODE_CACHE_DIR": str(place / "cache")} | (settings or {})
+        super().__init__(stack, place, settings, forks=False)
         self.tasks = place / "tasks"
         self._program = python_of(place, **how)
 

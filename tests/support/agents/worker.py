@@ -19,6 +19,7 @@ from redis import asyncio as redis
 
 from nanoagent.dev.agent_process import AgentProcess
 from nanoagent.dev.sender import pack
+from support.agents.agent_server import ForkedAgent
 from support.agents.faulty_agent import FAULT
 from support.checks.zips import make_zip
 
@@ -46,6 +47,8 @@ class WorkerUnderTest:
         fifo: Whether its queue is a FIFO queue.
         fault: The step at which the worker dies or stops; see `support.agents.faulty_agent`.
         worker_id: WORKER_ID, to give two workers the same ID.
+        forks: Whether its process is forked from one that has the modules. Otherwise it is a new one, as its
+            users start it.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class WorkerUnderTest:
         fifo: bool = False,
         fault: Fault | None = None,
         worker_id: str | None = None,
+        forks: bool = True,
     ) -> None:
         self.stack = stack
         self.folder = folder
@@ -74,6 +78,7 @@ class WorkerUnderTest:
         self._max_receives = max_receives
         self._fifo = fifo
         self._fault = fault
+        self._forks = forks
         self._opened = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -95,11 +100,12 @@ class WorkerUnderTest:
         await self._opened.aclose()
 
     def _new_agent(self) -> AgentProcess:
+        kind = ForkedAgent if self._forks else AgentProcess
         if self._fault is None:
-            return AgentProcess(self.environment(), self.log)
+            return kind(self.environment(), self.log)
         paths = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
         extra = {"PYTHONPATH": paths, FAULT: self._fault.text()}
-        return AgentProcess(self.environment() | extra, self.log, module="support.agents.faulty_agent")
+        return kind(self.environment() | extra, self.log, module="support.agents.faulty_agent")
 
     def _make_queues(self) -> None:
         if self._beside is not None:
