@@ -8,7 +8,7 @@ import pytest
 
 from nanoagent.languages.recipes import RECIPES
 from nanoagent.model.job import Runtime
-from support.checks.matrix import EXHAUSTIVE, level_of
+from support.checks.matrix import EXHAUSTIVE, level_in_two_languages, level_of
 from support.sandboxes.adversarial import Shelf, built
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ def is_exhaustive(item: pytest.Function) -> bool:
     place: Any = item.callspec.params["where"]
     runtime, level = place
     number = item.callspec.indices[rotating.args[0]] if rotating.args else 0
-    return level is not level_of(number, runtime, item.module.TRIED_AT)
+    choose = level_in_two_languages if rotating.kwargs.get("two_languages") else level_of
+    return level is not choose(number, runtime, item.module.TRIED_AT)
 
 
 @pytest.fixture(scope="session")

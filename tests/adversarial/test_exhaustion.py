@@ -234,7 +234,7 @@ async def test_a_process_that_reaches_a_limit_gets_an_error(
     await place.check_the_next_run()
 
 
-@pytest.mark.rotating_levels("what")
+@pytest.mark.rotating_levels("what", two_languages=True)
 @pytest.mark.parametrize("what", OF_A_RUN)
 async def test_a_run_that_uses_up_a_resource_ends_and_the_next_run_has_all_of_it(
     place: Place, what: str, record_property: Callable[[str, object], None]

@@ -45,3 +45,20 @@ def level_of(attack: int, runtime: Runtime, levels: Sequence[Isolation]) -> Isol
     """
     languages = list(type(runtime))
     return levels[(attack + languages.index(runtime)) % len(languages) % len(levels)]
+
+
+def level_in_two_languages(attack: int, runtime: Runtime, levels: Sequence[Isolation]) -> Isolation | None:
+    """Return the isolation level at which `make test` tries an attack in a language, None if it does not.
+
+    This is for attacks that a process makes by system calls alone, so that the languages differ only in the
+    start of the process. Each attack is tried in an interpreted and in a compiled language, at two levels.
+    Six attacks in a row have each pair of a language and a level, if there are three levels.
+
+    Args:
+        attack: The number of the attack in its table.
+        runtime: The language.
+        levels: The levels.
+    """
+    number = list(type(runtime)).index(runtime)
+    pair, member = number % 2, number // 2
+    return levels[(attack // 2 + member) % len(levels)] if attack % 2 == pair else None
