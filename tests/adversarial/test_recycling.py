@@ -94,6 +94,54 @@ async def test_a_container_is_recycled_again_and_again_and_has_the_limits_of_eac
     assert len(places) == 1
 
 
+BUSY = """
+import time
+held = bytearray(90 << 20)
+held[::4096] = b"x" * (90 << 8)
+until = time.process_time() + 0.1
+while time.process_time() < until: pass
+print(open("/sys/fs/cgroup/" + COUNTER).read().split()[PLACE])
+"""
+SMALL = """
+import time
+held = bytearray(5 << 20)
+held[::4096] = b"x" * (5 << 8)
+time.sleep(0.2)
+print(open("/sys/fs/cgroup/" + COUNTER).read().split()[PLACE])
+"""
+
+
+@pytest.mark.parametrize("may_reset", [True, False], ids=["reset", "no reset"])
+async def test_a_function_is_not_charged_for_what_the_one_before_it_used(may_reset, monkeypatch):
+    """The counters of the kernel go on. If the peak cannot be reset, the peak of B is unknown."""
+    version_1 = Path("/sys/fs/cgroup/cpuacct").exists()
+    counter, place = ("cpuacct/cpuacct.usage", 0) if version_1 else ("cpu.stat", 1)
+    names = f"COUNTER, PLACE = {counter!r}, {place}\n"
+    if not may_reset:
+        monkeypatch.setattr(ControlGroupV1, "reset_peak", lambda _: False)
+        monkeypatch.setattr(ControlGroupV2, "reset_peak", lambda _: False)
+    async with yard(Isolation.SANDBOX, (Runtime.PYTHON,)) as made:
+        busy = made.function(Runtime.PYTHON, {"main.py": names + BUSY}, owner=ALICE)
+        small = made.function(Runtime.PYTHON, {"main.py": names + SMALL}, owner=BOB)
+        first = await made.run(busy, "", timeout_ms=120_000)
+        assert first.execution.error_type is None, first.stderr
+        assert await made.recycle(first.container_id)
+        second = await made.run(small, "", timeout_ms=120_000)
+    assert second.container_id == first.container_id
+    assert int(second.stdout) > int(first.stdout) > 0  # B sees the CPU time of A in the sum of both
+    used, used_by_b = first.execution.use, second.execution.use
+    assert used is not None
+    assert used_by_b is not None
+    assert used.peak_bytes is not None
+    assert used.peak_bytes > 85 * MIB  # the counters of the kernel are a little late
+    assert (used_by_b.oom_kills, used_by_b.refused_processes) == (0, 0)
+    if may_reset:
+        assert used_by_b.peak_bytes is not None
+        assert 3 * MIB < used_by_b.peak_bytes < 20 * MIB
+    else:
+        assert used_by_b.peak_bytes is None
+
+
 # --- a supervisor that was taken over
 
 SHOW = "import sys; sys.stdout.write(sys.stdin.read())"

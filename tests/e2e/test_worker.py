@@ -170,6 +170,33 @@ async def test_peak_memory_is_the_truth_and_not_an_earlier_runs(worker: WorkerUn
         assert abs(measured - truth) <= max(0.05 * truth, 3 * MB), f"{megabytes} MB"
 
 
+async def test_a_function_is_not_charged_for_the_one_that_its_container_served_before(
+    stack: EmbeddedStack, tmp_path: Path
+):
+    """A separate worker, with memory for one container: it recycles the container for the second function."""
+    small = {f"WARM_POOL_{runtime.upper()}_SIZE": "0" for runtime in RUNTIMES}
+    small |= {"WORKER_MEMORY_MB": "256", "BUILD_MEMORY_MB": "256"}
+    measured = []
+    async with WorkerUnderTest(stack, tmp_path, small) as worker:
+        for megabytes in (100, 1):
+            before = await worker.metric("worker_job_peak_memory_bytes_sum", runtime="python")
+            result = await worker.run_program(
+                "python",
+                "peak",
+                functionId=f"of-{megabytes}",
+                memoryMb=236,
+                input={"megabytes": megabytes},
+            )
+            after = await worker.metric("worker_job_peak_memory_bytes_sum", runtime="python")
+            assert result["start"] == "cold"
+            truth = int(result["stdout"])
+            assert abs(result["peakMemoryBytes"] - truth) <= max(0.05 * truth, 3 * MB), f"{megabytes} MB"
+            assert after - before == result["peakMemoryBytes"]
+            measured.append(result["peakMemoryBytes"])
+        assert await worker.metric("worker_container_recycling_seconds_count", runtime="python") == 1
+    assert measured[0] - measured[1] > 90 * MB
+
+
 async def test_peak_memory_counts_what_a_child_held(worker: WorkerUnderTest):
     result = await worker.run_program("python", "peak_child", memoryMb=512, input={"megabytes": 100})
     truth = int(result["stdout"])
