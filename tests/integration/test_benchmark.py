@@ -46,10 +46,10 @@ def test_the_benchmark_has_a_value_for_every_figure_and_nothing_fails(keys: list
 
 @pytest.mark.timeout(DEADLINE_S + 60)
 def test_the_benchmark_of_many_functions_has_a_value_for_every_figure():
-    parts = ("--only", "passes", "mix", "--functions", "1", "3", "--jobs", "6", "--seconds", "3")
+    parts = ("--only", "passes", "mix", "--functions", "1", "2", "--jobs", "2", "--seconds", "1")
     document, errors = run("benchmarks.many", "--runtimes", "python", *parts)
     assert document["failed"] == [], errors
-    assert set(document["functions"]) == {"1", "3"}
+    assert set(document["functions"]) == {"1", "2"}
     for load in (*document["functions"].values(), document["mix"]):
         assert load["jobs_per_s"] > 0
     assert document["idle_mb"]["python"] > 0
