@@ -116,7 +116,10 @@ async def test_hostile_messages_are_settled_and_the_next_job_is_done(
     stack: EmbeddedStack, tmp_path: Path, record_property: Callable[[str, Any], None]
 ):
     colds = {f"WARM_POOL_{runtime.upper()}_SIZE": "0" for runtime in Runtime}
-    async with WorkerUnderTest(stack, tmp_path, colds, max_receives=2) as worker:
+    # On a busy machine, the worker does not wait long enough for an answer with many megabytes of messages.
+    # They have been received then, and come back after the visibility timeout.
+    settings = colds | {"SQS_VISIBILITY_SECONDS": "10"}
+    async with WorkerUnderTest(stack, tmp_path, settings, max_receives=4) as worker:
         key = await worker.upload({"main.py": "import sys; print(len(sys.stdin.read()))"})
         told: dict[str, str | None] = {}
         bodies = list(UNREADABLE)
