@@ -27,7 +27,7 @@
 #define START_TIMEOUT_MS 10000
 _Static_assert(IMPORTED_ALL == IMPORTS_REUSED, "zygote_protocol.h and wire.h differ");
 #define IMPORT_TIMEOUT_MS 30000
-#define FORK_TIMEOUT_MS 10000 /* with a small CPU share */
+#define STEP_TIMEOUT_MS 5000 /* one step in the creation of a sandbox takes milliseconds */
 #define END_TIMEOUT_MS 8000 /* less than the worker waits, and more than a busy machine needs */
 /* The run's program, those of the sandboxes that wait, and one that is discarded. */
 #define MAX_CHILDREN 8
@@ -45,9 +45,8 @@ static struct {
     struct sandbox sandbox;
     struct importer_namespaces namespaces;
     int init_has_ended;
-    int timer;          /* expires if a fork takes too long */
-    unsigned requested; /* forks that have not been admitted */
-    unsigned unanswered;
+    int timer;           /* of importer_limit_creation() */
+    unsigned unanswered; /* requests to fork */
     struct child children[MAX_CHILDREN];
 } importer = {.timer = -1};
 
@@ -208,9 +207,18 @@ void importer_stop(void)
         close(importer.timer);
     importer.timer = -1;
     importer.exists = 0;
-    importer.requested = importer.unanswered = 0;
+    importer.unanswered = 0;
     importer.state = IMPORTS_OFF;
     memset(importer.children, 0, sizeof importer.children);
+}
+
+void importer_remove(void)
+{
+    enum imports_state why = importer.state;
+    if (!importer.exists || importer_is_running())
+        return;
+    importer_stop();
+    importer.state = why;
 }
 
 /* ---- messages ----------------------------------------------------------------------------------------- */
@@ -292,13 +300,19 @@ static void receive_answers(void)
 
 void importer_receive(void)
 {
-    uint64_t expirations;
     if (!importer.exists)
         return;
     receive_reports();
     receive_answers();
-    if (importer_is_running() && read(importer.timer, &expirations, sizeof expirations) > 0)
-        give_up(IMPORTS_SLOW);
+}
+
+int importer_is_late(void)
+{
+    uint64_t expirations;
+    if (!importer_is_running() || read(importer.timer, &expirations, sizeof expirations) < 0)
+        return 0;
+    give_up(IMPORTS_SLOW);
+    return 1;
 }
 
 /* ---- processes for runs ------------------------------------------------------------------------------- */
@@ -309,15 +323,28 @@ static void set_timer(int milliseconds)
     timerfd_settime(importer.timer, 0, &time, NULL);
 }
 
+_Static_assert(2 + WRITABLE_COUNT <= MOST_KEPT, "an init gets too many descriptors");
+
 static void run_init(void *plan)
 {
     init_main(*(struct sandbox_plan *)plan);
 }
 
-pid_t importer_clone_init(struct sandbox_plan *plan, int *pidfd)
+int importer_begin_init(struct sandbox_plan *plan, struct init_creation *creation)
 {
+    struct init_work work = {.run = run_init, .argument = plan};
     plan->run_namespace = importer.namespaces.runs;
-    return importer_namespaces_clone(&importer.namespaces, pidfd, run_init, plan);
+    work.kept[work.kept_count++] = plan->control;
+    work.kept[work.kept_count++] = plan->run_namespace;
+    for (int i = 0; i < WRITABLE_COUNT; i++)
+        work.kept[work.kept_count++] = container_dirs.directory[i];
+    return importer_namespaces_begin_clone(&importer.namespaces, creation, &work);
+}
+
+void importer_limit_creation(int is_creating)
+{
+    if (importer_is_running())
+        set_timer(is_creating ? STEP_TIMEOUT_MS : 0);
 }
 
 void importer_request_fork(int job, const int process[PROCESS_DESCRIPTORS], int anchor,
@@ -329,19 +356,11 @@ void importer_request_fork(int job, const int process[PROCESS_DESCRIPTORS], int 
     descriptors[FORK_INIT] = anchor;
     if (!importer_is_running())
         return;
-    importer.requested++;
     importer.unanswered++;
-    set_timer(FORK_TIMEOUT_MS);
     /* Not blocking, because the importer may not receive. */
     if (setsockopt(job, SOL_SOCKET, SO_PASSCRED, &yes, sizeof yes) ||
         descriptors_send(importer.sandbox.job, &request, sizeof request, descriptors, FORK_DESCRIPTORS, MSG_DONTWAIT))
         give_up(IMPORTS_ENDED);
-}
-
-void importer_cancel_fork(void)
-{
-    if (importer.requested && !--importer.requested)
-        set_timer(0);
 }
 
 void importer_note_failure(void)
@@ -440,7 +459,6 @@ enum admission importer_admit(int job, uint64_t pid_namespace, pid_t *child)
         return ADMISSION_PENDING;
     pid_t pid = got == 1 && byte == JOB_READY && sender > 0 ? examine(sender, pid_namespace) : 0;
     struct child *entry = pid && !child_of(pid) ? child_of(0) : NULL;
-    importer_cancel_fork();
     if (!entry) {
         receive_answers(); /* the importer may have said why it has not forked */
         give_up(IMPORTS_ENDED);

@@ -18,6 +18,7 @@
 #define IMPORTER_H
 
 #include "confine.h"
+#include "importer_namespaces.h"
 #include "job.h"
 #include "sandbox_init.h"
 #include "wire.h"
@@ -46,14 +47,22 @@ enum imports_state importer_state(void);
 int importer_is_running(void);
 /* Kill the importer and everything in its sandbox, also the sandboxes of its runs. Discard these first. */
 void importer_stop(void);
+/* The same for an importer that has been given up, if there is one. importer_state() keeps the reason. */
+void importer_remove(void);
 
 /* Write the descriptors that become readable when importer_receive() must be called; return their number. */
 size_t importer_watch(struct pollfd events[IMPORTER_EVENTS]);
-/* Receive the messages that have arrived, and enforce the time limit of forks. */
+/* Receive the messages that have arrived. */
 void importer_receive(void);
+/* Give the importer up if the time limit of importer_limit_creation() has passed, and return whether it has. Call this
+ * after all messages have been received, because the supervisor itself may be late. */
+int importer_is_late(void);
 
-/* Clone an init for the sandbox of a run, and run init_main() in it. Return its number, or -1 with errno. */
-pid_t importer_clone_init(struct sandbox_plan *plan, int *pidfd);
+/* Begin to create an init for the sandbox of a run, which runs init_main(). Return 0, or -1 with errno. */
+int importer_begin_init(struct sandbox_plan *plan, struct init_creation *creation);
+/* Sandboxes for runs are being created, and one of them has come further; or 0: none is being created. The importer is
+ * given up if the next step takes too long: its packages can stop every process that makes a sandbox. */
+void importer_limit_creation(int is_creating);
 /* Ask the importer to fork a process into the sandbox of this anchor. `job` is the supervisor's end of its job socket. */
 void importer_request_fork(int job, const int process[PROCESS_DESCRIPTORS], int anchor,
                            const struct confinement *confinement);
@@ -63,8 +72,6 @@ enum admission { ADMISSION_PENDING, ADMISSION_GRANTED, ADMISSION_REFUSED };
 enum admission importer_admit(int job, uint64_t pid_namespace, pid_t *child);
 /* Let the init of a run's sandbox serve the run's netlink calls. */
 int importer_filter_listener(void);
-/* A fork that was requested is not needed any more. */
-void importer_cancel_fork(void);
 
 /* The creation of a run's sandbox has failed: the importer forks no more. */
 void importer_note_failure(void);

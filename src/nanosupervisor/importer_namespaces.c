@@ -20,6 +20,7 @@
 #define INNER_NAMESPACES (SANDBOX_NAMESPACES & ~CLONE_NEWUSER)
 
 static const struct importer_namespaces none = {-1, -1, -1};
+static const struct init_creation no_creation = {-1, -1};
 
 static int open_namespace(pid_t process, const char *name)
 {
@@ -105,67 +106,98 @@ void importer_namespaces_close(struct importer_namespaces *namespaces)
     *namespaces = none;
 }
 
-struct creation {
+struct request {
     const struct importer_namespaces *namespaces;
-    void (*run)(void *argument);
-    void *argument;
-    int answer;   /* a pipe, to which the inner helper writes the pidfd */
+    const struct init_work *work;
+    int answer;   /* the helper's end of a socket pair */
     pid_t helper; /* the inner helper, or a negative errno */
 };
 
 /* In the inner helper. It is in the importer's process namespace, so the importer could kill it. Therefore it shares no
- * memory with the supervisor. CLONE_PARENT makes init a child of the supervisor, and the shared table of descriptors
- * gives the supervisor the pidfd. */
-__attribute__((noreturn)) static void clone_init(const struct creation *creation)
+ * memory with the supervisor. CLONE_PARENT makes init a child of the supervisor. */
+__attribute__((noreturn)) static void clone_init(const struct request *request)
 {
-    int made[2] = {-1, 0}; /* pidfd, errno */
-    long init = syscall(SYS_clone, (unsigned long)(INNER_NAMESPACES | CLONE_PIDFD | CLONE_PARENT), NULL, &made[0], NULL, 0);
+    int pidfd = -1;
+    long init = syscall(SYS_clone, (unsigned long)(INNER_NAMESPACES | CLONE_PIDFD | CLONE_PARENT), NULL, &pidfd, NULL, 0);
     if (init == 0)
-        creation->run(creation->argument);
-    made[1] = init < 0 ? errno : 0;
-    _exit(write(creation->answer, made, sizeof made) < 0);
+        request->work->run(request->work->argument);
+    int failure = init < 0 ? errno : 0;
+    _exit(descriptors_send(request->answer, &failure, sizeof failure, &pidfd, failure ? 0 : 1, 0) < 0);
 }
 
-/* In the outer helper, which shares the supervisor's memory and descriptors while the supervisor waits. Only a process
- * that is in a process namespace already can create another one inside it, so the outer helper forks an inner one. */
+static int compare(const void *left, const void *right)
+{
+    return *(const int *)left - *(const int *)right;
+}
+
+/* Close all descriptors but those that init needs. The importer can stop the inner helper and init. If these had the
+ * descriptors of the supervisor, no run would see the end of its input until then. */
+static void close_others(const struct request *request)
+{
+    int kept[MOST_KEPT + 1], next = 0;
+    size_t count = request->work->kept_count;
+    memcpy(kept, request->work->kept, count * sizeof *kept);
+    kept[count++] = request->answer;
+    qsort(kept, count, sizeof *kept, compare);
+    for (size_t i = 0; i < count; i++) {
+        if (kept[i] > next)
+            close_range((unsigned)next, (unsigned)kept[i] - 1, 0);
+        next = kept[i] + 1;
+    }
+    close_range((unsigned)next, ~0u, 0);
+}
+
+/* In the outer helper, which shares the supervisor's memory while the supervisor waits. Only a process that is in a
+ * process namespace already can create another one inside it, so the outer helper forks an inner one. The importer does
+ * not see the outer one. */
 static int fork_inner_helper(void *argument)
 {
-    struct creation *creation = argument;
-    const struct importer_namespaces *namespaces = creation->namespaces;
+    struct request *request = argument;
+    const struct importer_namespaces *namespaces = request->namespaces;
     if (setns(namespaces->process, CLONE_NEWPID) || setns(namespaces->owner, CLONE_NEWUSER)) {
-        creation->helper = -errno;
+        request->helper = -errno;
         return 0;
     }
-    long helper = syscall(SYS_clone, (unsigned long)(CLONE_FILES | CLONE_PARENT), NULL, NULL, NULL, 0);
+    close_others(request);
+    long helper = syscall(SYS_clone, (unsigned long)CLONE_PARENT, NULL, NULL, NULL, 0);
     if (helper == 0)
-        clone_init(creation);
-    creation->helper = helper < 0 ? -errno : (pid_t)helper;
+        clone_init(request);
+    request->helper = helper < 0 ? -errno : (pid_t)helper;
     return 0;
 }
 
-static void reap(pid_t pid)
-{
-    while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
-        ;
-}
-
-/* Run both helpers. Return 0 and the pidfd, or an errno. */
-static int run_helpers(struct creation *creation, int from, int *pidfd)
+/* Start both helpers. Return a pidfd of the inner one, or -1 with errno. */
+static int start_helpers(struct request *request)
 {
     static char stack[64 * 1024] __attribute__((aligned(16)));
-    int made[2] = {-1, ECHILD};
-    pid_t outer = clone(fork_inner_helper, stack + sizeof stack, CLONE_VM | CLONE_VFORK | CLONE_FILES | SIGCHLD, creation);
-    int failure = errno;
+    pid_t outer = clone(fork_inner_helper, stack + sizeof stack, CLONE_VM | CLONE_VFORK | SIGCHLD, request);
     if (outer < 0)
-        return failure;
-    reap(outer);
-    if (creation->helper < 0)
-        return -creation->helper;
-    reap(creation->helper); /* then it has written the answer, or was killed */
-    if (read(from, made, sizeof made) != sizeof made)
-        return ECHILD;
-    *pidfd = made[0];
-    return made[1];
+        return -1;
+    while (waitpid(outer, NULL, 0) < 0 && errno == EINTR)
+        ;
+    if (request->helper > 0) /* a child of the supervisor, which has not been reaped */
+        return (int)syscall(SYS_pidfd_open, request->helper, 0);
+    errno = -request->helper;
+    return -1;
+}
+
+int importer_namespaces_begin_clone(const struct importer_namespaces *namespaces, struct init_creation *creation,
+                                    const struct init_work *work)
+{
+    int answer[2];
+    *creation = no_creation;
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, answer))
+        return -1;
+    struct request request = {namespaces, work, answer[1], -ECHILD};
+    int helper = start_helpers(&request), reason = errno;
+    close(answer[1]);
+    if (helper >= 0) {
+        *creation = (struct init_creation){helper, answer[0]};
+        return 0;
+    }
+    close(answer[0]);
+    errno = reason;
+    return -1;
 }
 
 /* Return the number in the container of the process of a pidfd. proc_pid_fdinfo(5) */
@@ -182,19 +214,50 @@ static pid_t number_of(int pidfd)
     return at ? (pid_t)strtol(at + 5, NULL, 10) : -1;
 }
 
-pid_t importer_namespaces_clone(const struct importer_namespaces *namespaces, int *pidfd, void (*run)(void *argument),
-                                void *argument)
+/* Receive the helper's answer, if it has arrived. Return as importer_namespaces_take_init(). */
+static pid_t receive_init(int answer, int *pidfd)
 {
-    int answer[2];
-    if (pipe2(answer, O_CLOEXEC | O_NONBLOCK))
-        return -1;
-    struct creation creation = {namespaces, run, argument, answer[1], -ECHILD};
-    int failure = run_helpers(&creation, answer[0], pidfd);
-    close(answer[0]);
-    close(answer[1]);
-    pid_t init = failure ? -1 : number_of(*pidfd);
+    int failure = 0;
+    size_t count = 0;
+    ssize_t got = descriptors_receive(answer, &failure, sizeof failure, pidfd, 1, &count, MSG_DONTWAIT);
+    if (got < 0 && errno == EAGAIN)
+        return 0;
+    pid_t init = count ? number_of(*pidfd) : -1;
     if (init > 0)
         return init;
-    errno = failure ? failure : ESRCH;
+    if (count)
+        close(*pidfd);
+    errno = got == sizeof failure && failure ? failure : ECHILD;
     return -1;
+}
+
+/* Kill and reap the helper, which has answered or is not needed. It may be stopped. */
+static void end_creation(struct init_creation *creation)
+{
+    siginfo_t info;
+    syscall(SYS_pidfd_send_signal, creation->helper, SIGKILL, NULL, 0);
+    while (waitid(P_PIDFD, (id_t)creation->helper, &info, WEXITED) && errno == EINTR)
+        ; /* ECHILD: a wait for another process has reaped it */
+    close(creation->helper);
+    close(creation->answer);
+    *creation = no_creation;
+}
+
+pid_t importer_namespaces_take_init(struct init_creation *creation, int *pidfd)
+{
+    pid_t init = receive_init(creation->answer, pidfd);
+    int reason = errno;
+    if (init)
+        end_creation(creation);
+    errno = reason;
+    return init;
+}
+
+pid_t importer_namespaces_cancel_clone(struct init_creation *creation, int *pidfd)
+{
+    if (creation->helper < 0)
+        return 0;
+    pid_t init = receive_init(creation->answer, pidfd);
+    end_creation(creation);
+    return init > 0 ? init : 0;
 }

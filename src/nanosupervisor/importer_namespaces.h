@@ -18,6 +18,7 @@
 #ifndef IMPORTER_NAMESPACES_H
 #define IMPORTER_NAMESPACES_H
 
+#include <stddef.h>
 #include <sys/types.h>
 
 struct importer_namespaces {
@@ -30,9 +31,33 @@ struct importer_namespaces {
  * still be dumpable. */
 int importer_namespaces_open(struct importer_namespaces *namespaces, pid_t init);
 void importer_namespaces_close(struct importer_namespaces *namespaces);
-/* Create an init in a new sandbox for a run, as a child of the supervisor: call run(argument) in it, which must not
- * return. Return its number in the container, or -1 with errno. */
-pid_t importer_namespaces_clone(const struct importer_namespaces *namespaces, int *pidfd, void (*run)(void *argument),
-                                void *argument);
+
+/* The creation of an init by a helper. The importer sees the helper and may stop or kill it, so the supervisor does not
+ * wait for the helper. */
+struct init_creation {
+    int helper; /* pidfd; -1: there is no creation */
+    int answer; /* readable when the helper has answered or ended */
+};
+
+/* The number of descriptors that an init gets at most. */
+#define MOST_KEPT 8
+
+/* What an init does. */
+struct init_work {
+    void (*run)(void *argument); /* must not return */
+    void *argument;
+    int kept[MOST_KEPT]; /* the descriptors that it gets */
+    size_t kept_count;
+};
+
+/* Begin to create an init in a new sandbox for a run, as a child of the supervisor. Return 0, or -1 with errno. */
+int importer_namespaces_begin_clone(const struct importer_namespaces *namespaces, struct init_creation *creation,
+                                    const struct init_work *work);
+/* Return the number of the init in the container, and its pidfd; 0 if the helper has not answered; -1 with errno if it
+ * has failed. The creation has ended unless the return value is 0. */
+pid_t importer_namespaces_take_init(struct init_creation *creation, int *pidfd);
+/* Kill the helper, if there is a creation. Return the number of an init that it has created nevertheless, and its pidfd;
+ * 0 if there is none. */
+pid_t importer_namespaces_cancel_clone(struct init_creation *creation, int *pidfd);
 
 #endif

@@ -1,6 +1,6 @@
 /* See sandbox.h. The order of steps, for one sandbox:
  *
- *   supervisor  clones init with all namespaces at once
+ *   supervisor  clones init with all namespaces at once; for a run of an importer, a helper clones it
  *   init        makes the sandbox from inside (init_main), forks the pre-created process unless the zygote does, and
  *               sends the writable directories and listening sockets
  *   supervisor  asks the zygote to fork the process, if init has not; passes the listener of the process's filter to
@@ -106,7 +106,7 @@ static void open_channels(struct sandbox *sandbox, int *control, int is_importer
         die("no pipes");
     *sandbox = (struct sandbox){
         .control = to_init[0], .job = job[0], .in = in[1], .out = out[0], .err = err[0], .names = NAMES_UNKNOWN,
-        .anchor = -1, .filter_listener = -1,
+        .init_pidfd = -1, .creation = {-1, -1}, .anchor = -1, .filter_listener = -1,
         .process = {[PROCESS_JOB] = job[1], [PROCESS_IN] = in[0], [PROCESS_OUT] = out[1], [PROCESS_ERR] = err[1]},
     };
     memset(&sandbox->listening, -1, sizeof sandbox->listening);
@@ -144,6 +144,18 @@ static pid_t clone_init(struct sandbox_plan *plan, int *pidfd)
     return init;
 }
 
+/* Note the number of init, 0 if a helper has not cloned it yet, or -1 with errno. */
+static void note_init(struct sandbox *sandbox, pid_t init)
+{
+    if (init > 0) {
+        sandbox->init = init;
+        sandbox->stage = STAGE_CLONED;
+    } else if (init < 0) {
+        fail(sandbox, &(struct report){.value = errno, .step = "clone with new namespaces"});
+        sandbox->init_pidfd = -1;
+    }
+}
+
 void sandbox_begin(struct sandbox *sandbox, const struct work_limits *work, const struct confinement *confinement,
                    enum kind kind)
 {
@@ -156,13 +168,10 @@ void sandbox_begin(struct sandbox *sandbox, const struct work_limits *work, cons
         memcpy(plan.process, sandbox->process, sizeof plan.process);
     else
         memset(plan.process, -1, sizeof plan.process);
-    sandbox->init = sandbox->parent == PARENT_IMPORTER ? importer_clone_init(&plan, &sandbox->init_pidfd)
-                                                       : clone_init(&plan, &sandbox->init_pidfd);
-    if (sandbox->init < 0) {
-        fail(sandbox, &(struct report){.value = errno, .step = "clone with new namespaces"});
-        sandbox->init = 0;
-        sandbox->init_pidfd = -1;
-    }
+    if (sandbox->parent == PARENT_IMPORTER)
+        note_init(sandbox, importer_begin_init(&plan, &sandbox->creation));
+    else
+        note_init(sandbox, clone_init(&plan, &sandbox->init_pidfd));
     close(plan.control);
     if (sandbox->parent == PARENT_INIT)
         close_process_ends(sandbox);
@@ -194,7 +203,6 @@ static void note_report(struct sandbox *sandbox, const struct report *report)
         sandbox->stage = STAGE_FORKING;
     } else if (report->type == REPORT_MADE && sandbox->parent == PARENT_IMPORTER) {
         importer_request_fork(sandbox->job, sandbox->process, sandbox->anchor, &sandbox->confinement);
-        sandbox->awaits_admission = 1;
         close_process_ends(sandbox);
         close_anchor(sandbox);
         sandbox->stage = STAGE_STARTING;
@@ -237,7 +245,6 @@ static void admit(struct sandbox *sandbox)
     enum admission admission = importer_admit(sandbox->job, sandbox->pid_namespace, &sandbox->importer_child);
     if (admission == ADMISSION_PENDING)
         return;
-    sandbox->awaits_admission = 0;
     if (admission == ADMISSION_GRANTED)
         sandbox->stage = STAGE_WAITING;
     else
@@ -280,7 +287,9 @@ size_t sandbox_watch(const struct sandbox *sandbox, struct pollfd events[SANDBOX
     size_t count = 0;
     if (sandbox->stage == STAGE_FAILED)
         return 0;
-    if (!is_idle(sandbox))
+    if (sandbox->stage == STAGE_CLONING)
+        events[count++] = (struct pollfd){sandbox->creation.answer, POLLIN, 0};
+    else if (!is_idle(sandbox))
         events[count++] = (struct pollfd){sandbox->control, POLLIN, 0};
     if (sandbox->stage >= STAGE_STARTING)
         events[count++] = (struct pollfd){sandbox->job, POLLIN, 0};
@@ -295,7 +304,9 @@ void sandbox_advance(struct sandbox *sandbox)
     do {
         struct report report;
         before = sandbox->stage;
-        if (!is_idle(sandbox) && sandbox->stage != STAGE_FAILED && receive_report(sandbox, &report, MSG_DONTWAIT))
+        if (sandbox->stage == STAGE_CLONING)
+            note_init(sandbox, importer_namespaces_take_init(&sandbox->creation, &sandbox->init_pidfd));
+        else if (!is_idle(sandbox) && sandbox->stage != STAGE_FAILED && receive_report(sandbox, &report, MSG_DONTWAIT))
             note_report(sandbox, &report); /* first, because it names the step that has failed */
         if (sandbox->stage == STAGE_FORKING)
             note_fork(sandbox);
@@ -303,7 +314,8 @@ void sandbox_advance(struct sandbox *sandbox)
             note_message(sandbox);
         if (sandbox->zygote_child && !zygote_is_running())
             fail(sandbox, &zygote_ended); /* nobody would report the end of the program */
-        if (sandbox->parent == PARENT_IMPORTER && sandbox->stage == STAGE_STARTING && !importer_is_running())
+        if (sandbox->parent == PARENT_IMPORTER && !is_idle(sandbox) && sandbox->stage != STAGE_FAILED &&
+            !importer_is_running())
             fail(sandbox, &importer_ended);
     } while (sandbox->stage != before && sandbox->stage != STAGE_FAILED);
 }
@@ -423,6 +435,8 @@ void sandbox_close(struct sandbox *sandbox)
 void sandbox_discard(struct sandbox *sandbox)
 {
     struct zygote_exit ignored;
+    if (!sandbox->init)
+        sandbox->init = importer_namespaces_cancel_clone(&sandbox->creation, &sandbox->init_pidfd);
     if (sandbox->init)
         sandbox_begin_kill(sandbox);
     if (sandbox->stage == STAGE_FORKING)
@@ -431,8 +445,6 @@ void sandbox_discard(struct sandbox *sandbox)
         sandbox_kill(sandbox);
     if (sandbox->zygote_child)
         zygote_await_exit(sandbox->zygote_child, &ignored);
-    if (sandbox->awaits_admission)
-        importer_cancel_fork();
     if (sandbox->importer_child)
         importer_forget(sandbox->importer_child);
     close_process_ends(sandbox);

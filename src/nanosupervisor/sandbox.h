@@ -8,6 +8,7 @@
 
 #include "confine.h"
 #include "control.h"
+#include "importer_namespaces.h"
 #include "interpreter.h"
 #include "job.h"
 #include "listening.h"
@@ -24,6 +25,7 @@ enum program_parent { PARENT_INIT, PARENT_ZYGOTE, PARENT_IMPORTER };
 
 /* How far the creation of a sandbox has come. Each stage ends with the message that is named. */
 enum stage {
+    STAGE_CLONING,   /* PARENT_IMPORTER only: a helper clones init */
     STAGE_CLONED,    /* init runs, and makes the sandbox: REPORT_MADE */
     STAGE_FORKING,   /* the zygote forks the pre-created process: ZYGOTE_FORKED. Skipped if init forks it */
     STAGE_STARTING,  /* the pre-created process confines itself, and starts: JOB_READY. The importer forks it first */
@@ -51,7 +53,7 @@ struct sandbox {
     enum names names;                   /* what the process has found, or has been told */
     unsigned fork_ticket;               /* STAGE_FORKING: of the request to the zygote */
     pid_t zygote_child;                 /* PARENT_ZYGOTE: the process's number in the container */
-    int awaits_admission;               /* PARENT_IMPORTER: a fork was requested */
+    struct init_creation creation;      /* STAGE_CLONING */
     int anchor;                         /* PARENT_IMPORTER, STAGE_CLONED: its pidfd (anchor.h); else -1 */
     uint64_t pid_namespace;             /* inode number */
     pid_t importer_child;               /* PARENT_IMPORTER: the process's number in the importer's sandbox */

@@ -52,6 +52,25 @@ static enum kind choose_kind(void)
     return waiting.purpose.kind == KIND_IMPORTER ? KIND_ZYGOTE : waiting.purpose.kind;
 }
 
+/* Limit the time in which the importer's sandboxes come further. */
+static void limit_creation(void)
+{
+    int is_creating = 0;
+    for (size_t i = 0; i < waiting.count; i++) {
+        const struct sandbox *sandbox = &waiting.entries[i].sandbox;
+        is_creating |= sandbox->parent == PARENT_IMPORTER && sandbox->stage != STAGE_FAILED && !is_complete(sandbox);
+    }
+    importer_limit_creation(is_creating);
+}
+
+static int has_sandbox_of_importer(void)
+{
+    for (size_t i = 0; i < waiting.count; i++)
+        if (waiting.entries[i].sandbox.parent == PARENT_IMPORTER)
+            return 1;
+    return 0;
+}
+
 static void begin_one(void)
 {
     struct entry *entry = &waiting.entries[waiting.count++];
@@ -88,8 +107,11 @@ void waiting_fill(size_t count, const struct purpose *purpose)
 {
     waiting.purpose = *purpose;
     discard_failed();
+    if (!has_sandbox_of_importer())
+        importer_remove();
     while (waiting.count < count)
         begin_one();
+    limit_creation();
 }
 
 /* When the code or the zygote changes, all sandboxes are discarded. So forget here what one of them has found. */
@@ -103,6 +125,7 @@ void waiting_discard(void)
         sandbox_discard(&waiting.entries[0].sandbox);
         remove_entry(0);
     }
+    limit_creation();
 }
 
 void waiting_attach_code(void)
@@ -133,6 +156,8 @@ static void advance(struct sandbox *sandbox)
         waiting.names = sandbox->names;
     if (sandbox->stage == before)
         return;
+    if (sandbox->parent == PARENT_IMPORTER)
+        limit_creation();
     if (is_complete(sandbox))
         waiting.failures = 0;
     /* A process that has waited before it was killed says nothing about the next one. After a failed fork of the
@@ -145,10 +170,12 @@ static void advance(struct sandbox *sandbox)
 
 void waiting_advance(void)
 {
-    zygote_receive();
-    importer_receive();
-    for (size_t i = 0; i < waiting.count; i++)
-        advance(&waiting.entries[i].sandbox);
+    do {
+        zygote_receive();
+        importer_receive();
+        for (size_t i = 0; i < waiting.count; i++)
+            advance(&waiting.entries[i].sandbox);
+    } while (importer_is_late());
 }
 
 int waiting_has_failed(void)

@@ -45,7 +45,7 @@ enum imports_state {
     IMPORTS_NONE = 3,        /* the code imports no installed package */
     IMPORTS_SHADOWED = 4,    /* the code has a file with the name of a module that the zygote has imported */
     IMPORTS_FAILED = 5,      /* an import has raised an exception */
-    IMPORTS_SLOW = 6,
+    IMPORTS_SLOW = 6,        /* the imports, or the creation of a sandbox with a fork */
     IMPORTS_ENDED = 7,       /* the importer has ended, or has broken the protocol */
     IMPORTS_PRINTED = 8,
     IMPORTS_FILES = 9,       /* files were written */

@@ -13,6 +13,7 @@ import pytest_asyncio
 
 from nanoagent.model.result import Isolation
 from nanoagent.supervisor.wire import ImportsState
+from support.programs.hostile_packages import READ_REPORT, STAYING, SYSTEM_CALLS
 from support.sandboxes.containers import bench
 from support.sandboxes.packaged import Functions
 
@@ -24,67 +25,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-SYSTEM_CALLS = '''
-import ctypes, errno, json, os, signal, socket, struct, sys
-LIBC = ctypes.CDLL(None, use_errno=True)
-IMPORTER = "PAYLOAD_FILE" not in os.environ
-ALL = 0x7c020000  # the namespaces of a sandbox
-NAMESPACES = {"user": 0x10000000, "mnt": 0x20000, "pid": 0x20000000, "net": 0x40000000, "ipc": 0x8000000}
-
-def call(name, *arguments):
-    """The name of the error; "" if the call has succeeded."""
-    ctypes.set_errno(0)
-    return errno.errorcode[ctypes.get_errno()] if getattr(LIBC, name)(*arguments) < 0 else ""
-
-def attempt(act):
-    try:
-        act()
-    except OSError as exc:
-        return errno.errorcode[exc.errno]
-    return ""
-
-def opened(path, flags=os.O_RDWR):
-    return attempt(lambda: os.close(os.open(path, flags)))
-
-def capabilities(process="self"):
-    lines = open(f"/proc/{process}/status").read().splitlines()
-    return {line[:6]: int(line[7:], 16) for line in lines if line.startswith("Cap")}
-
-def enter(process, flags):
-    pidfd = os.pidfd_open(process)
-    try:
-        return call("setns", pidfd, flags)
-    finally:
-        os.close(pidfd)
-
-def enter_file(path, flags):
-    namespace = os.open(path, os.O_RDONLY)
-    try:
-        return call("setns", namespace, flags)
-    finally:
-        os.close(namespace)
-
-def loopback(up):
-    """Try to change the loopback interface, for which CAP_NET_ADMIN over the network is needed."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as made:
-        request = struct.pack("16sh14x", b"lo", 0x49 if up else 0x8)
-        import fcntl
-        return attempt(lambda: fcntl.ioctl(made, 0x8914, request))  # SIOCSIFFLAGS
-
-def attacks():
-    """What must fail in the importer, in every process that it forks, and in a run."""
-    found = {name: enter_file(f"/proc/self/ns/{name}", flags) for name, flags in NAMESPACES.items()}
-    return found | {
-        "enter a sandbox": enter(1, ALL), "enter the network of init": enter(1, 0x40000000),
-        "unshare": call("unshare", 0x10000000), "mount": call("mount", b"x", b"/tmp", b"tmpfs", 0, 0),
-        "host name": call("sethostname", b"x", 1), "ptrace": call("ptrace", 16, 1, 0, 0),
-        "memory of init": opened("/proc/1/mem"),
-        "files of init": opened("/proc/1/root/etc/passwd", os.O_RDONLY),
-        "filter": call("prctl", 22, 2, 0), "loopback": loopback(False),
-        "ports": opened("/proc/sys/net/ipv4/ip_unprivileged_port_start", os.O_WRONLY),
-        "clone": call("syscall", 56, 0x10000000 | 17, 0, 0, 0, 0),
-    }
-'''
 _REFUSED = {"EPERM", "EACCES", "EINVAL", "EROFS", "ENOSYS"}
 
 
@@ -169,55 +109,34 @@ async def test_a_run_sees_neither_the_importer_nor_the_next_run(functions):
 
 
 async def test_an_init_cannot_be_taken_over_while_it_makes_the_sandbox_of_a_run(functions):
-    """A process of the package searches for inits of runs, and reports through the run's own files."""
+    """A process of the package searches for inits. It reports how many it has tried, and what succeeded."""
     package = (
-        SYSTEM_CALLS
-        + '''
+        STAYING
+        + """
 def search():
-    """Try to open each init that appears. Tell each run how often that was tried, and what succeeded."""
     tried, found = set(), []
     while True:
-        for number in filter(str.isdecimal, os.listdir("/proc")):
+        for number, inner in processes().items():
             try:
-                inner = open(f"/proc/{number}/status").read().split("NSpid:")[1].splitlines()[0].split()
+                if inner == INIT:
+                    for name in ("mem", "root/tmp", "fd/3", "environ"):
+                        if not opened(f"/proc/{number}/{name}", os.O_RDONLY): found.append(name)
+                    if not enter(number, ALL): found.append("setns")
+                    tried.add(number)
+                else:
+                    tell(number, [len(tried), found])
             except OSError:
-                continue
-            if len(inner) == 2 and inner[1] == "1":
-                for name in ("mem", "root/tmp", "fd/3", "environ"):
-                    if not opened(f"/proc/{number}/{name}", os.O_RDONLY): found.append(name)
-                if not enter(int(number), ALL): found.append("setns")
-                tried.add(number)
-            elif len(inner) == 2:
-                try:
-                    place = f"/proc/{number}/root/tmp"
-                    with open(f"{place}/new", "w") as file: json.dump([len(tried), found], file)
-                    os.rename(f"{place}/new", f"{place}/report")
-                except OSError:
-                    continue
+                continue  # it has ended
 
-if IMPORTER and os.fork() == 0:
-    if os.fork() == 0:
-        search()
-    os._exit(0)
-elif IMPORTER:
-    os.wait()
-'''
+stay(search)
+"""
     )
     function = functions.make(package, memory_mb=256)
-    reports = []
     for _ in range(8):
-        ran, state = await functions.run(
-            function,
-            "import os, time\nfor _ in range(500):\n    if os.path.exists('/tmp/report'): break\n"
-            "    time.sleep(0.01)\nprint(open('/tmp/report').read())",
-        )
-        if (
-            state is not ImportsState.REUSED
-        ):  # on a busy machine the search may exceed the importer's time limits
-            break
-        reports.append(json.loads(ran.stdout))
-    tried, found = reports[-1]
-    assert tried >= 2
+        ran, state = await functions.run(function, READ_REPORT)
+        assert state is ImportsState.REUSED, ran.stderr
+    tried, found = json.loads(ran.stdout)
+    assert tried >= 4
     assert found == []
 
 

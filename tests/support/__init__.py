@@ -27,6 +27,7 @@
 
 `programs`: programs that run inside sandboxes, and packages for them.
     attacks: the table of attacks. error_programs: programs that fail. packages: packages of PyPI and npm.
+    hostile_packages: packages that attack from the importer.
     languages: reads docs/languages.md. record_stderr: records error messages.
 
 `checks`: generators of inputs, and what must be true of them.

@@ -36,7 +36,10 @@ REASONS: Final[Mapping[ImportsState, Text]] = {
         "an import raises an exception without the job's environment variables and network",
         "작업의 환경 변수와 네트워크 없이는 import가 예외를 냅니다",
     ),
-    ImportsState.SLOW: Text("the imports take too long", "import가 너무 오래 걸립니다"),
+    ImportsState.SLOW: Text(
+        "the imports, or the start of a process after them, take too long",
+        "import 또는 그 뒤의 프로세스 시작이 너무 오래 걸립니다",
+    ),
     ImportsState.ENDED: Text(
         "the importing process has ended, perhaps because of memoryMb",
         "import하는 프로세스가 종료되었습니다. memoryMb가 원인일 수 있습니다",

@@ -101,7 +101,7 @@ class ImportsState(IntEnum):
     NONE = 3  # the code imports no installed package
     SHADOWED = 4  # the code has a file with the name of a module that the interpreter has imported already
     FAILED = 5  # an import has raised an exception
-    SLOW = 6
+    SLOW = 6  # the imports, or the creation of a sandbox with a fork
     ENDED = 7  # the interpreter has ended: by a signal, by itself, or because it broke the protocol
     PRINTED = 8
     FILES = 9  # an import has written files

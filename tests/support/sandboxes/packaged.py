@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,8 +60,14 @@ class Functions:
             path.write_text(text)
         return replace(self._box.binding(memory_mb, tree), reuses_imports=True)
 
-    async def run(self, function: Binding, snippet: str = "") -> tuple[Ran, ImportsState]:
-        """Run a function; also return the state of its imports just before the run."""
+    async def run(self, function: Binding, snippet: str = "", **changes: Any) -> tuple[Ran, ImportsState]:
+        """Run a function; also return the state of its imports just before the run.
+
+        Args:
+            function: The function.
+            snippet: The standard input.
+            changes: Fields of `RunRequest`.
+        """
         states: list[ImportsState] = []
-        ran = await self._box.run_bound(function, snippet, on_ready=states.append)
+        ran = await self._box.run_bound(function, snippet, on_ready=states.append, **changes)
         return ran, states[0]
