@@ -1,6 +1,7 @@
 /* See capture.h. */
 #define _GNU_SOURCE
 #include "capture.h"
+#include "live.h"
 #include "wire.h"
 
 #include <errno.h>
@@ -10,7 +11,7 @@
 #include <unistd.h>
 
 #define PIPE_BYTES (1 << 20) /* the default of /proc/sys/fs/pipe-max-size; an empty pipe takes no memory */
-#define CHUNK (64 * 1024)
+#define CHUNK LIVE_MAX
 
 int capture_pipe(int ends[2])
 {
@@ -21,7 +22,7 @@ int capture_pipe(int ends[2])
     return 0;
 }
 
-void capture_open(struct capture *capture, enum frame_type type, int from, uint32_t bytes)
+void capture_open(struct capture *capture, enum frame_type type, int from, uint32_t bytes, int is_live)
 {
     /* mmap, so that only used pages take memory, and munmap returns all of it. */
     char *room = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -31,6 +32,7 @@ void capture_open(struct capture *capture, enum frame_type type, int from, uint3
         fcntl(from, F_SETFL, O_NONBLOCK);
     *capture = (struct capture){.from = from,
                                 .type = type,
+                                .is_live = is_live,
                                 .head_room = bytes - bytes / 2,
                                 .tail_room = bytes / 2,
                                 .head = room,
@@ -72,6 +74,8 @@ int capture_read(struct capture *capture)
     ssize_t got = read(capture->from, buffer, sizeof buffer);
     if (got > 0) {
         append(capture, buffer, (size_t)got);
+        if (capture->is_live)
+            live_send(capture->type, buffer, (size_t)got);
         return 1;
     }
     if (got < 0 && errno == EINTR)

@@ -10,6 +10,7 @@
 struct capture {
     int from; /* the pipe's read end; -1 once the stream has ended */
     enum frame_type type;
+    int is_live; /* whether output is also sent when it is read */
     size_t head_room, tail_room;
     uint64_t total;
     char *head, *tail; /* the tail is a ring buffer: a byte's position depends on its number in the stream */
@@ -20,8 +21,8 @@ struct capture {
  * output that does not fit into the pipe. */
 int capture_pipe(int ends[2]);
 /* Start to capture the stream and keep at most `bytes` bytes of it. `from` becomes non-blocking; -1 means
- * that there is no stream. */
-void capture_open(struct capture *capture, enum frame_type type, int from, uint32_t bytes);
+ * that there is no stream. If `is_live`, also send the output with live_send() when it is read. */
+void capture_open(struct capture *capture, enum frame_type type, int from, uint32_t bytes, int is_live);
 /* Read once; 0 if the stream has ended or has no bytes now. */
 int capture_read(struct capture *capture);
 /* The number of bytes that are kept. */

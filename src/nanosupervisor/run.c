@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "run.h"
 #include "level.h"
+#include "live.h"
 #include "outputs.h"
 
 #include <errno.h>
@@ -50,8 +51,8 @@ uint32_t run_write_payload(struct run *run, const struct writable_dirs *dirs)
 void run_open_streams(struct run *run, int in, int out, int err)
 {
     input_open(&run->in, in, run->payload, run->request.payload_bytes);
-    capture_open(&run->out, FRAME_STDOUT, out, run->request.capture_bytes);
-    capture_open(&run->err, FRAME_STDERR, err, run->request.capture_bytes);
+    capture_open(&run->out, FRAME_STDOUT, out, run->request.capture_bytes, run->request.live);
+    capture_open(&run->err, FRAME_STDERR, err, run->request.capture_bytes, run->request.live);
 }
 
 /* Return pointers to `count` NUL-terminated strings at `at`, and move `at` behind them. Return NULL if a
@@ -159,9 +160,9 @@ static void serve_descriptors(struct run *run, const struct level *level, uint64
     uint64_t now = run_clock_us(), wait_us = until > now ? until - now : 0;
     struct timespec wait = {(time_t)(wait_us / 1000000u), (long)(wait_us % 1000000u) * 1000};
     struct pollfd events[EVENTS] = {
-        [OUT] = {run->out.from, POLLIN, 0},
-        [ERR] = {run->err.from, POLLIN, 0},
-        [WORKER] = {wire_fd(), POLLIN, 0},
+        [OUT] = {live_is_behind() ? -1 : run->out.from, POLLIN, 0},
+        [ERR] = {live_is_behind() ? -1 : run->err.from, POLLIN, 0},
+        [WORKER] = {wire_fd(), live_is_behind() ? POLLIN | POLLOUT : POLLIN, 0},
         [IN] = {run->in.to, POLLOUT, 0},
     };
     size_t level_events = level->watch(events + LEVEL);
@@ -169,11 +170,13 @@ static void serve_descriptors(struct run *run, const struct level *level, uint64
         die("poll");
     if (events[OUT].revents)
         capture_read(&run->out);
-    if (events[ERR].revents)
+    if (events[ERR].revents && !live_is_behind())
         capture_read(&run->err);
     if (events[IN].revents)
         input_feed(&run->in);
-    if (events[WORKER].revents)
+    if (events[WORKER].revents & POLLOUT)
+        live_resume();
+    if (events[WORKER].revents & ~POLLOUT)
         read_frame_during_run(run);
     for (size_t i = 0; i < level_events; i++)
         if (events[LEVEL + i].revents) {
@@ -233,6 +236,7 @@ static void read_rest_of_output(struct run *run)
         ;
     while (capture_read(&run->err))
         ;
+    live_finish();
 }
 
 /* ---- the report --------------------------------------------------------------------------------------- */

@@ -108,6 +108,25 @@ void wire_flush(void)
         send_to_worker(&all, 1);
 }
 
+void wire_send_raw(const void *data, size_t length)
+{
+    struct iovec part = {(void *)data, length};
+    wire_flush();
+    send_to_worker(&part, 1);
+}
+
+size_t wire_send_now(const void *data, size_t length)
+{
+    wire_flush();
+    ssize_t sent = send(worker, data, length, MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (sent >= 0)
+        return (size_t)sent;
+    /* Without memory for the socket, the caller tries again when the worker receives. */
+    if (errno != EAGAIN && errno != EINTR && errno != ENOBUFS && errno != ENOMEM)
+        _exit(0);
+    return 0;
+}
+
 static void append(const void *data, size_t length)
 {
     if (length)

@@ -10,7 +10,7 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
-#define PROTOCOL_VERSION 8u
+#define PROTOCOL_VERSION 9u
 
 enum frame_type {
     /* worker -> supervisor */
@@ -25,6 +25,7 @@ enum frame_type {
     FRAME_HELLO = 'H',   /* u32 protocol version */
     FRAME_LEVEL = 'L',   /* u8 isolation level, then text: the reason if the host does not allow sandboxes */
     FRAME_READY = 'Y',   /* struct ready_report */
+    FRAME_LIVE = 'V',    /* u8 FRAME_STDOUT or FRAME_STDERR, then new output of the running program (live.h) */
     FRAME_EXIT = 'X',    /* struct exit_report */
     FRAME_STDOUT = 'O',  /* captured bytes: first the head, then the tail */
     FRAME_STDERR = 'E',  /* captured bytes, as for FRAME_STDOUT */
@@ -99,6 +100,7 @@ struct __attribute__((packed)) run_request {
     uint32_t environment_count;
     uint32_t payload_bytes;
     uint8_t prepare_next; /* whether another run of the same code will follow: get ready for it */
+    uint8_t live;         /* whether to send the output during the run, too */
 };
 
 struct __attribute__((packed)) ready_report {
@@ -145,6 +147,10 @@ enum refusal {
 void wire_connect(const char *path);
 /* The connection's descriptor, for poll(). */
 int wire_fd(void);
+/* Send bytes of a frame now, behind everything that was sent before. Exits as wire_send() does. */
+void wire_send_raw(const void *data, size_t length);
+/* As wire_send_raw(), but send only the bytes that the worker can receive without waiting; return their number. */
+size_t wire_send_now(const void *data, size_t length);
 /* Send one frame, at the latest with the next wire_flush(). Exits if the worker has closed the connection,
  * because then this container is not needed any more. */
 void wire_send(enum frame_type type, const void *payload, size_t length);

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from nanoagent.container.pool import AcquiredContainer
     from nanoagent.model.job import Runtime
     from nanoagent.model.text import Text
+    from nanoagent.supervisor.session import OnOutput
     from nanoagent.supervisor.wire import RunRequest
 
 log = structlog.get_logger(__name__)
@@ -43,13 +44,15 @@ _SUPERVISOR_BYTES: Final = 16 * MIB
 
 @dataclass(slots=True)
 class RunControl:
-    """Cancels a run.
+    """Cancels a run, and follows its output.
 
     Attributes:
+        on_output: Called with each piece of output while the program runs, if the request has `live`.
         kill: Ends the program; None while the program does not run.
         has_ended: Whether the program has ended, so that it is too late to cancel it.
     """
 
+    on_output: OnOutput | None = None
     kill: Callable[[], None] | None = None
     has_ended: bool = False
 
@@ -91,7 +94,7 @@ async def execute(
         acquired: A container that has the code.
         request: The run.
         staging: A folder for the output files; made if there are any.
-        control: Can cancel the run while the program runs.
+        control: Can cancel the run and follow its output while the program runs.
         network: Entered before the program starts. Left after all processes of the program have ended.
         language: The language of the program; None for a program of the image, such as a compiler.
 
@@ -101,12 +104,13 @@ async def execute(
     container, limits = acquired.container, acquired.container.spec.limits
     await container.session.ready()
     meter = _new_meter(container)
+    control = control or RunControl()
     try:
         async with network or nullcontext():
             await container.session.start(request)
             log.debug("run begins", command=request.arguments[0])
-            with _sampled(meter), _cancellable(container, control or RunControl()):
-                report = await container.session.wait_exit(request)
+            with _sampled(meter), _cancellable(container, control):
+                report = await container.session.wait_exit(request, control.on_output)
     except session.Overdue:
         return _overdue(request, meter)
     except stream.Disconnected:

@@ -31,7 +31,7 @@ class Attempt:
         queue_ms: How long the message had waited in the queue, milliseconds.
         on_running: Called when the job is admitted. From then on a drain lets it finish.
         fencing_token: The token of the attempt's claim. Outputs of a later claim are not overwritten.
-        control: Kills the program of the run, and says whether the program has ended.
+        control: Kills the program of the run, says whether it has ended, and takes its output.
         ai_usage: The run's use of models.
         ai_record: The file with the run's exchanges with models; None unless AI_RECORD asks for it. If the
             run has called no model, the file does not exist.

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from nanoagent.container.pool import AcquiredContainer
     from nanoagent.jobs.attempt import Attempt
     from nanoagent.jobs.parts import RunnerParts
-    from nanoagent.model.job import Job
 
 _AI_RECORD: Final = (
     "ai.jsonl"  # in the folder of the output files, where each output file has a number as name
@@ -84,7 +83,7 @@ class Runner:
         imports = (
             (acquired.container.imports or ImportsState.UNAVAILABLE) if wants_imports else ImportsState.OFF
         )
-        request = self._request(attempt.job, prepare_next=acquired.reuse)
+        request = self._request(attempt, prepare_next=acquired.reuse)
         network = self._open_network(attempt, acquired, request, folder)
         ended = await execution.execute(
             acquired, request, folder, attempt.control, network, language=attempt.job.runtime
@@ -113,8 +112,8 @@ class Runner:
         )
         return self._network.opened(acquired.container.listening_sockets, run)
 
-    def _request(self, job: Job, *, prepare_next: bool) -> RunRequest:
-        settings = self._settings
+    def _request(self, attempt: Attempt, *, prepare_next: bool) -> RunRequest:
+        job, settings = attempt.job, self._settings
         return RunRequest(
             arguments=RECIPES[job.runtime].arguments,
             environment=environment.environment_of(job),
@@ -128,4 +127,5 @@ class Runner:
             output_max_file_bytes=settings.output_max_file_mb * MIB,
             output_max_total_bytes=settings.output_max_total_mb * MIB,
             prepare_next=prepare_next,
+            live=attempt.control.on_output is not None,
         )

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from nanoagent.model.errors import ContainerError, DamagedCode, ProtocolError
 from nanoagent.supervisor import wire
@@ -25,7 +25,7 @@ from nanoagent.supervisor.output import OutputCollector
 from nanoagent.supervisor.stream import FrameStream
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from nanoagent.supervisor.output import Collected
@@ -36,6 +36,10 @@ _PREPARE_TIMEOUT_S: Final = 120.0  # for copying the largest code with the small
 # The supervisor ends a run after its time limit and the grace period. The worker waits longer by this
 # margin. The margin is large, because a small CPU share slows the supervisor down, too.
 _EXIT_MARGIN_S: Final = 15.0
+
+
+OnOutput: TypeAlias = "Callable[[bytes, bytes], None]"
+"""Takes `wire.STDOUT` or `wire.STDERR`, and new output of that stream."""
 
 
 class Overdue(ContainerError):  # noqa: N818 - a state of the run; `container.judgment` decides its meaning
@@ -171,8 +175,12 @@ class Session:
         """End the running program now. `wait_exit` then returns a report with `ExitFlag.KILLED`."""
         self._send(wire.KILL)
 
-    async def wait_exit(self, request: wire.RunRequest) -> wire.ExitReport:
+    async def wait_exit(self, request: wire.RunRequest, on_output: OnOutput | None = None) -> wire.ExitReport:
         """Wait for the end of the program.
+
+        Args:
+            request: The request of the run.
+            on_output: Called with each piece of output while the program runs, if the request has `live`.
 
         Raises:
             Overdue: It did not end within its time limit, the grace period and a margin.
@@ -182,6 +190,8 @@ class Session:
         limit_s = (request.timeout_ms + request.grace_ms) / 1000 + _EXIT_MARGIN_S
         try:
             kind, payload = await self._stream.receive(limit_s)
+            if request.live and on_output is not None:
+                kind, payload = await self._pass_on_output((kind, payload), limit_s, on_output)
         except TimeoutError as exc:
             raise Overdue(f"the supervisor did not end the run within {limit_s:.0f} s") from exc
         if kind != wire.EXIT:
@@ -192,6 +202,23 @@ class Session:
                 f"the supervisor reported a run of {report.wall_us} µs, expected {limit_s:.0f} s at most"
             )
         return report
+
+    async def _pass_on_output(self, frame: Frame, limit_s: float, on_output: OnOutput) -> Frame:
+        """Pass the output of LIVE frames on, and return the first frame of another type.
+
+        Args:
+            frame: The first frame of the run.
+            limit_s: The time for all frames, seconds.
+            on_output: Called with each piece of output.
+        """
+        deadline = asyncio.get_running_loop().time() + limit_s
+        while frame[0] == wire.LIVE:
+            on_output(*wire.decode_live(frame[1]))
+            left_s = deadline - asyncio.get_running_loop().time()
+            if left_s <= 0:  # frames that have arrived would never time out
+                raise TimeoutError
+            frame = await self._stream.receive(left_s)
+        return frame
 
     async def collect(self, request: wire.RunRequest, report: wire.ExitReport, staging: Path) -> Collected:
         """Receive the output of the run. Returns after DONE, or when the container has died or is too slow.

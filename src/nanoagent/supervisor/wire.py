@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from nanoagent.network.listening_sockets import ListeningAddress
 
-PROTOCOL_VERSION: Final = 8
+PROTOCOL_VERSION: Final = 9
 
 # Frames from the worker to the supervisor.
 CONFIGURE: Final = b"C"  # the configuration; sent once
@@ -32,6 +32,7 @@ KILL: Final = b"K"  # end the run now
 HELLO: Final = b"H"  # the version of the protocol
 LEVEL: Final = b"L"  # the highest possible isolation level
 READY: Final = b"Y"  # a preparation has ended
+LIVE: Final = b"V"  # new output of the running program, if the request has `live`
 EXIT: Final = b"X"  # the program has ended
 STDOUT: Final = b"O"  # captured standard output: the head, then the tail
 STDERR: Final = b"E"  # captured standard error: the head, then the tail
@@ -51,7 +52,7 @@ _CONFIGURATION: Final = struct.Struct("<BQIQQB")
 _READY: Final = struct.Struct("<IIQB")
 _EXIT: Final = struct.Struct("<IIQQQQQIIII")
 _FILE: Final = struct.Struct("<Q")
-_RUN: Final = struct.Struct("<IIIQIIQQIIIB")
+_RUN: Final = struct.Struct("<IIIQIIQQIIIBB")
 
 _LIMITS_CHANGED: Final = 1  # a flag of PREPARE
 _REUSE: Final = 2  # a flag of PREPARE
@@ -253,6 +254,8 @@ class RunRequest:
         output_max_file_bytes: The most bytes of each file from /output.
         output_max_total_bytes: The most bytes of all files from /output together.
         prepare_next: Whether to prepare another run of the same code afterwards.
+        live: Whether to send the output while the program runs, in addition to the output at the end. The
+            program waits while the worker does not receive.
     """
 
     arguments: Sequence[str]
@@ -267,6 +270,7 @@ class RunRequest:
     output_max_file_bytes: int
     output_max_total_bytes: int
     prepare_next: bool
+    live: bool = False
 
     def encode(self) -> bytes:
         """Return the payload of a RUN frame."""
@@ -286,6 +290,7 @@ class RunRequest:
                     len(self.environment),
                     len(self.payload),
                     self.prepare_next,
+                    self.live,
                 ),
                 "\0".join(strings).encode(errors="surrogateescape"),
                 self.payload,
@@ -379,6 +384,14 @@ def decode_ready(payload: bytes) -> ReadyReport:
         return ReadyReport(error, files, size, _IMPORTS_STATES[imports])
     except KeyError:
         raise ProtocolError(f"the supervisor reported the unknown state {imports} of imports") from None
+
+
+def decode_live(payload: bytes) -> tuple[bytes, bytes]:
+    """Decode the payload of LIVE: `STDOUT` or `STDERR`, and the output."""
+    stream, output = payload[:1], payload[1:]
+    if stream not in {STDOUT, STDERR} or not output:
+        raise ProtocolError("the supervisor sent output of an unknown stream, or no output")
+    return stream, output
 
 
 def decode_exit(payload: bytes) -> ExitReport:

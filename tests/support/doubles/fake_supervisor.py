@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _READY = struct.Struct("<IIQB")
 _EXIT = struct.Struct("<IIQQQQQIIII")
-_RUN_FIXED_BYTES = 57  # struct run_request of wire.h; its last byte is prepare_next
+_RUN_FIXED_BYTES = 58  # struct run_request of wire.h; its last bytes are prepare_next and live
 
 
 def hello(version: int = wire.PROTOCOL_VERSION) -> bytes:
@@ -66,6 +66,10 @@ def file(path: bytes, content: bytes, *, announced: int | None = None) -> bytes:
 
 def refused(path: bytes, reason: int = 1) -> bytes:
     return wire.frame(wire.REFUSED, bytes([reason]) + path)
+
+
+def live(stream: bytes, output: bytes) -> bytes:
+    return wire.frame(wire.LIVE, stream + output)
 
 
 def done(*, clean: bool = True) -> bytes:
@@ -120,7 +124,7 @@ class FakeSupervisor:
             self._writer.write(self._script.on_prepare)
         elif kind == wire.RUN:
             self._writer.write(self._script.on_run)
-            if payload[_RUN_FIXED_BYTES - 1]:
+            if payload[_RUN_FIXED_BYTES - 2]:
                 self._writer.write(self._script.on_prepare)
 
     def die(self) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from nanoagent.common.units import MIB
 from nanoagent.container import execution
+from nanoagent.container.execution import RunControl
 from nanoagent.container.policy import Binding, Owner, OwnerSource, PoolPolicy, Sharing
 from nanoagent.container.spec import Limits
 from nanoagent.languages.recipes import RECIPES
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from nanoagent.container.pool import AcquiredContainer, Pool
     from nanoagent.container.worker_home import WorkerHome
     from nanoagent.network.listening_sockets import ListeningAddress
+    from nanoagent.supervisor.session import OnOutput
 
 PROGRAMS = Path(__file__).parents[2] / "adversarial" / "programs"
 # Two owners of functions, what one function leaves behind, and where the next one looks for it.
@@ -152,12 +154,15 @@ class Yard:
         said: str,
         *,
         network: AbstractAsyncContextManager[None] | None = None,
+        on_output: OnOutput | None = None,
         **changes: Any,
     ) -> Ran:
-        """Run a function in an acquired container, with a network."""
+        """Run a function in an acquired container, with a network, and with a reader of its live output."""
         fields = {"arguments": RECIPES[function.runtime].arguments, "prepare_next": acquired.reuse} | changes
         request = request_for(said.encode(), **fields)
-        return Ran(await execution.execute(acquired, request, self._spool(), network=network), acquired)
+        control = RunControl(on_output)
+        ended = await execution.execute(acquired, request, self._spool(), control, network)
+        return Ran(ended, acquired)
 
     async def ask(self, function: Function, **said: Sequence[str]) -> tuple[dict[str, str], Ran]:
         """Send words to an adversary; return its answer to each word."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -366,6 +367,35 @@ async def test_after_a_run_that_has_a_next_readiness_is_awaited(tmp_path):
     await session.collect(request, await session.wait_exit(request), tmp_path)
     with pytest.raises(ContainerError, match="No space left"):
         await session.ready()
+
+
+async def test_live_output_is_passed_on_in_order_before_the_end_of_the_run():
+    pieces = [(wire.STDOUT, b"a"), (wire.STDERR, b"b"), (wire.STDOUT, b"c")]
+    session = talk(b"".join(says.live(*piece) for piece in pieces) + says.exited())
+    request, seen = request_for(b"", live=True), []
+    await session.start(request)
+    await session.wait_exit(request, lambda *piece: seen.append(piece))
+    assert seen == pieces
+
+
+@pytest.mark.parametrize("frame", [says.live(b"X", b"a"), says.live(wire.STDOUT, b""), wire.frame(wire.LIVE)])
+async def test_live_output_without_a_known_stream_or_without_output_is_refused(frame):
+    request = request_for(b"", live=True)
+    with pytest.raises(ProtocolError, match="unknown stream, or no output"):
+        await talk(frame).wait_exit(request, lambda *_: None)
+
+
+async def test_live_output_that_was_not_requested_is_refused():
+    with pytest.raises(ProtocolError, match="expected the end of the run"):
+        await talk(says.live(wire.STDOUT, b"a")).wait_exit(REQUEST, lambda *_: None)
+
+
+async def test_live_output_without_end_is_overdue(monkeypatch):
+    monkeypatch.setattr(session_module, "_EXIT_MARGIN_S", 0.0)
+    request = request_for(b"", live=True, timeout_ms=1, grace_ms=1)
+    session = talk(says.live(wire.STDOUT, b"a") * 2, hangs_up=False)
+    with pytest.raises(Overdue):
+        await session.wait_exit(request, lambda *_: time.sleep(0.01))
 
 
 async def test_killing_says_so():
