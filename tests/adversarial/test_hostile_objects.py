@@ -23,11 +23,11 @@ from nanoagent.jobs.runner import Runner
 from nanoagent.languages.recipes import BUILT_OBJECTS, BUILT_PROGRAM, RECIPES
 from nanoagent.model.errors import Rejected
 from nanoagent.model.job import Runtime
+from nanoagent.storage.folder import FolderStore
 from support.checks.matrix import only_in_test_all
 from support.checks.zips import make_zip
 from support.doubles.fakes import make_job, make_settings
 from support.sandboxes.workshop import workshop
-from support.services.folder_store import FolderStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping

@@ -22,6 +22,7 @@ from nanoagent.languages.recipes import RECIPES
 from nanoagent.model import result as results
 from nanoagent.model.job import Runtime
 from nanoagent.model.result import ErrorType, Isolation, Result, Start, Status
+from nanoagent.storage.folder import FolderStore
 from nanoagent.telemetry.metrics import Metrics
 from support.checks.outputs import (
     COUNT,
@@ -40,7 +41,6 @@ from support.checks.outputs import (
 from support.doubles.fakes import make_settings
 from support.sandboxes.adversarial import LIMITS, built, yard
 from support.sandboxes.containers import RUN_STDIN
-from support.services.folder_store import FolderStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -374,7 +374,9 @@ async def test_a_file_is_stored_only_under_its_own_name(
     assert {os.fsencode(path): data for path, data in left_by(ran).files.items()} == {n: n for n in names}
 
     (tmp_path / "data").mkdir()
-    uploader = OutputUploader(FolderStore(tmp_path), make_settings(), Metrics())
+    uploader = OutputUploader(
+        FolderStore(tmp_path, "https://s3.ap-northeast-2.amazonaws.com"), make_settings(), Metrics()
+    )
     links, refused = await uploader.upload("r1", ran.execution.collected.files)
 
     base = "https://s3.ap-northeast-2.amazonaws.com/data/outputs/r1/"

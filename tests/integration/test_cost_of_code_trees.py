@@ -24,10 +24,10 @@ from nanoagent.container.work_directory import WorkDirectory
 from nanoagent.languages.recipes import RECIPES
 from nanoagent.model.job import Runtime
 from nanoagent.model.result import Isolation
+from nanoagent.storage.folder import FolderStore
 from support.checks.zips import make_zip
 from support.sandboxes.adversarial import Function, yard
 from support.sandboxes.containers import LIMITS
-from support.services.folder_store import FolderStore
 
 if TYPE_CHECKING:
     from pathlib import Path

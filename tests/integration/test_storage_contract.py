@@ -19,8 +19,8 @@ from nanoagent.common.units import MIB
 from nanoagent.model.errors import StorageError, Superseded
 from nanoagent.storage import s3
 from nanoagent.storage.base import ObjectMissing, ObjectTooLarge
+from nanoagent.storage.folder import FolderStore
 from nanoagent.storage.s3 import S3Store
-from support.services.folder_store import FolderStore
 from support.services.slow_server import slow_server
 
 if TYPE_CHECKING:

@@ -46,13 +46,13 @@ from nanoagent.jobs.runner import Runner
 from nanoagent.jobs.tuner import Prices, Tuner
 from nanoagent.model.job import Runtime
 from nanoagent.model.result import ErrorType, Isolation
+from nanoagent.storage.folder import FolderStore
 from nanoagent.telemetry import logs
 from nanoagent.telemetry.metrics import Metrics
 from nanoagent.telemetry.status import Health
 from nanoagent.wiring import containers
 from support.doubles.fakes import make_job, make_settings
 from support.sandboxes.containers import FILL_PAGE_CACHE, exec_in, worker_home
-from support.services.folder_store import FolderStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

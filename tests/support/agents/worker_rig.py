@@ -15,12 +15,12 @@ from nanoagent.model import result as results
 from nanoagent.results.base import Answered, Claim, Taken
 from nanoagent.results.memory import MemoryResultStore
 from nanoagent.results.spool import Spool
+from nanoagent.storage.folder import FolderStore
 from nanoagent.telemetry.metrics import Metrics
 from nanoagent.telemetry.status import Health
 from nanoagent.worker.parts import WorkerParts
 from nanoagent.worker.worker import Worker
 from support.doubles.fakes import DEADLINE_S, FakePool, Journal, ScriptedExecutor, finished, make_settings
-from support.services.folder_store import FolderStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -19,10 +19,10 @@ from nanoagent.jobs.parts import RunnerParts
 from nanoagent.jobs.runner import Runner
 from nanoagent.model.job import Runtime
 from nanoagent.model.result import Isolation
+from nanoagent.storage.folder import FolderStore
 from support.checks.zips import make_zip
 from support.doubles.fakes import make_job, make_settings
 from support.sandboxes.containers import LIMITS, bench
-from support.services.folder_store import FolderStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping

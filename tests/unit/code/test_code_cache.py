@@ -34,10 +34,10 @@ from nanoagent.host.threads import in_thread
 from nanoagent.model.errors import DamagedCode, PlatformError, Rejected, StorageError
 from nanoagent.model.result import ErrorType
 from nanoagent.storage.base import Absence, ObjectMissing
+from nanoagent.storage.folder import FolderStore
 from support.checks.packs import files
 from support.checks.waiting import eventually
 from support.checks.zips import make_zip, raw_zip, symlink
-from support.services.folder_store import FolderStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator

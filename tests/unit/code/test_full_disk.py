@@ -16,9 +16,9 @@ from nanoagent.code.program_cache import ProgramCache
 from nanoagent.common.units import MIB
 from nanoagent.host.disk import DiskRoom
 from nanoagent.model.errors import PlatformError, StorageError
+from nanoagent.storage.folder import FolderStore
 from support.checks.packs import files
 from support.checks.zips import make_zip
-from support.services.folder_store import FolderStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

@@ -22,10 +22,10 @@ from nanoagent.model.errors import ContainerError, Rejected
 from nanoagent.model.job import Runtime
 from nanoagent.model.result import ErrorType
 from nanoagent.model.text import Text
+from nanoagent.storage.folder import FolderStore
 from nanoagent.supervisor.output import Collected, OutputFile
 from support.checks.zips import make_zip
 from support.doubles.fakes import FakePool, make_job, make_settings
-from support.services.folder_store import FolderStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

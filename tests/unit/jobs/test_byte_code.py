@@ -22,11 +22,11 @@ from nanoagent.jobs.byte_code import ByteCode, ByteCodeParts, Compilation
 from nanoagent.model.errors import ContainerError, ReturnToQueue
 from nanoagent.model.result import ErrorType
 from nanoagent.model.text import Text
+from nanoagent.storage.folder import FolderStore
 from nanoagent.supervisor.output import Collected, OutputFile
 from support.checks.packs import files
 from support.checks.zips import make_zip
 from support.doubles.fakes import DEADLINE_S, FakePool, make_settings
-from support.services.folder_store import FolderStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -45,13 +45,13 @@ from nanoagent.model.errors import (
 from nanoagent.model.job import NetworkPolicy, Reuse, Runtime
 from nanoagent.model.result import ErrorType, Isolation, OutputError, Refusal, Result, Start, Status
 from nanoagent.model.text import Locale, Text
+from nanoagent.storage.folder import FolderStore
 from nanoagent.supervisor import wire
 from nanoagent.supervisor.output import Captured, Collected, OutputFile
 from nanoagent.supervisor.wire import ImportsState
 from nanoagent.telemetry.metrics import Metrics
 from support.checks.zips import make_zip
 from support.doubles.fakes import DEADLINE_S, FakeContainer, FakePool, make_job, make_settings
-from support.services.folder_store import FolderStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -87,7 +87,7 @@ class Rig:
 
     def __init__(self, folder: Path, changes: dict[str, Any]) -> None:
         self.folder = folder
-        self.store = FolderStore(folder / "store")
+        self.store = FolderStore(folder / "store", "https://s3.ap-northeast-2.amazonaws.com")
         for bucket in ("code", "data"):
             (folder / "store" / bucket).mkdir(parents=True)
         self.settings = make_settings(**changes)

@@ -18,11 +18,11 @@ from nanoagent.jobs.shortening import shortened
 from nanoagent.model import result as results
 from nanoagent.model.errors import StorageError
 from nanoagent.model.result import OutputError, Result, Status
+from nanoagent.storage.folder import FolderStore
 from nanoagent.supervisor import gap
 from nanoagent.supervisor.output import OutputFile
 from nanoagent.telemetry.metrics import Metrics
 from support.doubles.fakes import make_settings
-from support.services.folder_store import FolderStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +41,7 @@ class Store(FolderStore):
     """A folder store that remembers what it was told beside the bytes."""
 
     def __init__(self, root: Path) -> None:
-        super().__init__(root)
+        super().__init__(root, "https://s3.ap-northeast-2.amazonaws.com")
         self.types: dict[str, str] = {}
         self.saved: set[str] = set()
         self.now = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import secrets
@@ -18,15 +19,17 @@ if TYPE_CHECKING:
 class FolderStore:
     """`storage.base.ObjectStore` over a local folder.
 
-    A bucket exists if its folder exists. An ETag is the SHA-256 of the content. Links are `file:` URLs,
-    which never expire. Content types are not stored.
+    A bucket exists if its folder exists. An ETag is the SHA-256 of the content. Content types are not stored.
+    It has one user: fencing tokens are not on the disk.
 
     Args:
         root: The folder that holds the buckets.
+        endpoint: The beginning of plain links; empty: they are `file:` URLs.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, endpoint: str = "") -> None:
         self._root = root
+        self._endpoint = endpoint
         self._fencing_tokens: dict[Path, int] = {}
 
     def path(self, bucket: str, key: str) -> Path:
@@ -40,13 +43,17 @@ class FolderStore:
             raise ObjectMissing(f"{bucket}/{key}: no such object")
         return path
 
-    async def is_unchanged(self, bucket: str, key: str, etag: str) -> bool:
-        """Return False: to read the object is as cheap."""
+    async def is_unchanged(self, bucket: str, key: str, etag: str) -> bool:  # noqa: ARG002
+        """Return False, because reading the object costs as little."""
         return False
 
     async def fetch(
         self, bucket: str, key: str, into: Path, *, etag: str | None, max_bytes: int
     ) -> str | None:
+        """See `ObjectStore.fetch`. The content is read as a whole."""
+        return await asyncio.to_thread(self._fetch, bucket, key, into, etag, max_bytes)
+
+    def _fetch(self, bucket: str, key: str, into: Path, etag: str | None, max_bytes: int) -> str | None:
         path = self.path(bucket, key)
         try:
             if path.stat().st_size > max_bytes:
@@ -70,10 +77,11 @@ class FolderStore:
         key: str,
         source: Path,
         *,
-        content_type: str,
-        to_be_saved: bool = False,
+        content_type: str,  # noqa: ARG002
+        to_be_saved: bool = False,  # noqa: ARG002
         fencing_token: int = 0,
     ) -> None:
+        """See `ObjectStore.put`. The bucket must exist."""
         try:
             path = self.path(bucket, key)
             if not (self._root / bucket).is_dir():
@@ -84,17 +92,22 @@ class FolderStore:
                 return
             self._fencing_tokens[path] = fencing_token
             path.parent.mkdir(parents=True, exist_ok=True)
-            draft = self._root / f".put-{secrets.token_hex(8)}"
+            draft = path.with_name(f".put-{secrets.token_hex(8)}")  # in the same file system
             shutil.copyfile(source, draft)
             draft.replace(path)  # a reader sees the old object or the new one
         except (OSError, ObjectMissing) as exc:
             raise StorageError(f"{bucket}/{key}: {exc}") from exc
 
     def plain_url(self, bucket: str, key: str) -> str:
-        return plain_link("https://s3.ap-northeast-2.amazonaws.com", bucket, key)
+        """Return a link below `endpoint`, or a `file:` URL."""
+        return plain_link(self._endpoint, bucket, key) if self._endpoint else self._file_url(bucket, key)
 
-    async def presigned_url(self, bucket: str, key: str, *, expires_s: int) -> str:
-        return self.path(bucket, key).absolute().as_uri()
+    async def presigned_url(self, bucket: str, key: str, *, expires_s: int) -> str:  # noqa: ARG002
+        """Return a `file:` URL, which does not expire."""
+        return self._file_url(bucket, key)
 
     async def close(self) -> None:
-        pass
+        """Do nothing: there are no connections."""
+
+    def _file_url(self, bucket: str, key: str) -> str:
+        return self.path(bucket, key).absolute().as_uri()
