@@ -534,3 +534,29 @@ async def test_errors_in_settings_show_no_secrets(stack: EmbeddedStack, tmp_path
             assert "Traceback" not in said
             seen = {canaries.kind(name) for name in canaries.in_text(said)}
             assert not seen & {Kind.CREDENTIAL, Kind.MACHINE}, (command, settings, said)
+
+
+async def test_no_value_of_a_jobs_variables_is_logged(stack: EmbeddedStack, tmp_path: Path):
+    """The program prints the value into its output, which only the result has."""
+    secret = mark()
+    prints = "import os\nprint(os.environ['TOKEN'])\n"
+    settings = {"LOG_LEVEL": "DEBUG", "MAX_ATTEMPTS": "1"}
+    async with WorkerUnderTest(stack, tmp_path, settings) as worker:
+        jobs: list[dict[str, Any]] = [
+            {"s3Key": await worker.upload({"main.py": prints})},
+            {
+                "s3Key": await worker.upload({"main.py": f"{prints}import time\ntime.sleep(60)"}),
+                "timeoutMs": 500,
+            },
+            {"s3Key": await worker.upload({"main.py": f"{prints}raise SystemExit(3)"})},
+            {"s3Key": await worker.upload({"main.cpp": "int x"}), "runtime": "cpp"},
+            {"s3Key": "none.zip", "memoryMb": "lots"},
+        ]
+        ended = [await worker.run(**job, env={"TOKEN": secret}) for job in jobs]
+        log = worker.log.read_text()
+    assert [result["stdout"] for result in ended] == [f"{secret}\n"] * 3 + [""] * 2
+    assert [result["errorType"] for result in ended] == [
+        *(None, "TIMEOUT", "USER_ERROR", "BUILD_FAILED", "INVALID_JOB")
+    ]
+    assert "run begins" in log
+    assert secret not in log

@@ -52,4 +52,6 @@ def environment_of(job: Job) -> dict[str, str]:
         environment["GOMEMLIMIT"] = f"{job.memory_mb * MIB * _GO_MEMORY_PERCENT // 100}"
     if fits_variable(job.payload):
         environment["PAYLOAD"] = job.payload.decode(errors="surrogateescape")
+    if job.env:
+        environment.update(job.env)
     return environment

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
@@ -63,6 +63,7 @@ class Job:
         locale: The language of the result's texts.
         tenant_id: The owner of the function; None if the message does not name one.
         reuse: What the run may reuse of earlier runs.
+        env: More environment variables of the program: names and values. The values may be secret.
     """
 
     request_id: str
@@ -78,6 +79,7 @@ class Job:
     locale: Locale = "en"
     tenant_id: str | None = None
     reuse: Reuse = Reuse.NONE
+    env: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
     def version(self, digest: str) -> FunctionVersion:
         """Return the function version that the job runs.

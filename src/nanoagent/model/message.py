@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import msgspec
 
 from nanoagent.common.units import MIB
+from nanoagent.model import variables
 from nanoagent.model.errors import Rejected, UnreadableMessage, one_line
 from nanoagent.model.job import MAX_TIMEOUT_MS, MIN_MEMORY_MB, Job, NetworkPolicy, Reuse, Runtime
 from nanoagent.model.object_names import bucket_hint
@@ -84,6 +85,7 @@ class _RawMessage(msgspec.Struct, rename="camel"):
     locale: msgspec.Raw = msgspec.Raw()
     tenant_id: msgspec.Raw = msgspec.Raw()
     reuse: msgspec.Raw = _ABSENT
+    env: msgspec.Raw = _ABSENT
 
 
 _decoder = msgspec.json.Decoder(_RawMessage)
@@ -148,6 +150,7 @@ def parse_job(body: str | bytes, defaults: JobDefaults) -> Job:
             if raw_message.reuse is _ABSENT
             else fields.choice("reuse", raw_message.reuse, Reuse, Reuse.NONE)
         ),
+        env=() if raw_message.env is _ABSENT else fields.env(raw_message.env),
     )
     if fields.problems:
         shown_runtime = _decode(raw_message.runtime, str) or Runtime.PYTHON
@@ -159,6 +162,18 @@ def parse_job(body: str | bytes, defaults: JobDefaults) -> Job:
             locale=job.locale,
         )
     return job
+
+
+def for_log(body: str) -> str:
+    """Return a message as the log may show it: without the values of its environment variables."""
+    if '"env"' not in body:
+        return body
+    try:
+        fields = json.loads(body)
+        fields["env"] = dict.fromkeys(fields["env"], "***")
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return "(not shown, because it may have environment variables)"
+    return json.dumps(fields, ensure_ascii=False)
 
 
 # --- the fields of the message
@@ -355,6 +370,17 @@ class _Fields:
             self._refuse("s3Key", raw, _KEY.format(longest=_MAX_KEY_BYTES))
             return ""
         return value
+
+    def env(self, raw: msgspec.Raw) -> tuple[tuple[str, str], ...]:
+        if _is_absent(raw):
+            return ()
+        try:
+            value = json.loads(bytes(raw))
+        except (ValueError, RecursionError):
+            value = None
+        problems = variables.problems(value)
+        self.problems += problems
+        return () if problems else tuple(value.items())
 
     def bucket(self, raw: msgspec.Raw, default: str) -> str:
         if _is_absent(raw):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from nanoagent.common.bounded_map import BoundedMap
-from nanoagent.model import envelopes
+from nanoagent.model import envelopes, message
 from nanoagent.model.errors import PlatformError
 from nanoagent.model.returns import ReturnReason
 from nanoagent.worker.endings import Returned, Unreadable
@@ -79,7 +79,7 @@ class Settler:
     async def dead_letter(self, delivery: Delivery, dead_letter: DeadLetter) -> None:
         """Move the message to the dead-letter queue. If there is none, log the message and delete it."""
         if not await self._broker.dead_letter(delivery, dead_letter.reason, dead_letter.attempts):
-            log.error("message dropped: no dead-letter queue", body=delivery.body)
+            log.error("message dropped: no dead-letter queue", body=message.for_log(delivery.body))
             await self._broker.ack(delivery)
 
     def needs_copy(self, delivery: Delivery) -> bool:
@@ -120,7 +120,11 @@ class Settler:
         elif await self._broker.dead_letter(delivery, problem):
             log.warning("unreadable message moved to the dead-letter queue", problem=problem)
         else:
-            log.error("unreadable message dropped: no dead-letter queue", problem=problem, body=delivery.body)
+            log.error(
+                "unreadable message dropped: no dead-letter queue",
+                problem=problem,
+                body=message.for_log(delivery.body),
+            )
             await self._broker.ack(delivery)
 
     # --- errors while settling
