@@ -6,7 +6,7 @@ export LC_ALL=C.UTF-8
 export PATH=${PATH:-/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin}
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-state=$root/.nanoagent
+state=${NANOAGENT_STATE:-$root/.nanoagent} # a folder for logs
 mkdir -p "$state"
 
 # say STEP WORDS...: print one line of progress.

@@ -6,14 +6,13 @@ Modules that are slow to import are imported in the command that needs them.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import sys
 import traceback
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO, cast
+from typing import TYPE_CHECKING, Annotated, Any, TextIO, TypeVar, cast
 
 import typer
 
@@ -21,12 +20,14 @@ from nanoagent import __version__
 from nanoagent.model.errors import ConfigError, NanoAgentError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Coroutine, Sequence
 
     from rich.table import Table
 
-    from nanoagent.config import Settings
+    from nanoagent.config import LocalSettings, Settings
     from nanoagent.doctor.check import ProbeResult
+
+_T = TypeVar("_T")
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -39,13 +40,34 @@ _SEND_EXITS = (
     "(nothing was sent), 3 Redis, S3 or SQS failed, 4 no result yet, 130 Ctrl-C."
 )
 
+# The values of `exec.command.Exit`, for the same reason.
+_EXEC_EXITS = (
+    "Exit codes: that of the function, and 124 time limit, 125 Docker or this machine failed, 126 invalid "
+    "code or failed build, 2 invalid arguments or settings, 130 Ctrl-C."
+)
+
 app = typer.Typer(
     help="A worker for functions as a service: jobs from SQS, runs in sandboxes, results to Redis.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Set options of all commands. There are none that a command needs to know."""
+
 
 EnvFile = Annotated[Path, typer.Option("--env-file", help="File of settings; the environment has priority.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
@@ -76,23 +98,45 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str] | None) -> int:
     try:
         code = app(args=argv, prog_name="nanoagent", standalone_mode=False)
-    except typer.TyperException as exc:  # wrong arguments; typer has no other public name for that error
-        print(exc.format_message(), file=sys.stderr)
-        return EXIT_USAGE
-    except ConfigError as exc:
-        print("The settings cannot be used:", file=sys.stderr)
-        for problem in exc.problems:
-            print(f"  {_without_secrets(problem)}", file=sys.stderr)
-        return EXIT_USAGE
-    except NanoAgentError as exc:
-        print(f"nanoagent: {_without_secrets(str(exc))}", file=sys.stderr)
-        return EXIT_FAILED
-    except (KeyboardInterrupt, asyncio.CancelledError, typer.Abort):
+    except Exception as exc:  # noqa: BLE001 - an internal error, too; Python would print its secrets
+        return _report(exc)
+    except BaseException as exc:
+        if not _is_interruption(exc):
+            raise
         return EXIT_INTERRUPTED
-    except Exception:  # noqa: BLE001 - an internal error, or one of a library; Python would print its secrets
-        print(_without_secrets(traceback.format_exc()), file=sys.stderr)
-        return EXIT_FAILED
     return code if isinstance(code, int) else 0
+
+
+def _report(error: Exception) -> int:
+    """Print the error of a command, and return the exit code."""
+    if isinstance(error, typer.Abort):
+        return EXIT_INTERRUPTED
+    code = EXIT_FAILED
+    if isinstance(error, typer.TyperException):  # wrong arguments; typer has no other public name for it
+        lines, code = [error.format_message(), "See --help of the command."], EXIT_USAGE
+    elif isinstance(error, ConfigError):
+        problems = (f"  {_without_secrets(problem)}" for problem in error.problems)
+        lines, code = ["The settings cannot be used:", *problems], EXIT_USAGE
+    elif isinstance(error, NanoAgentError):
+        lines = [f"nanoagent: {_without_secrets(str(error))}"]
+    else:
+        lines = [_without_secrets("".join(traceback.format_exception(error)))]
+    print("\n".join(lines), file=sys.stderr)
+    return code
+
+
+def _is_interruption(exc: BaseException) -> bool:
+    """Return whether Ctrl-C ended a command. The import of asyncio would take a third of `--help`'s time."""
+    asyncio = sys.modules.get("asyncio")
+    return isinstance(exc, KeyboardInterrupt) or (
+        asyncio is not None and isinstance(exc, asyncio.CancelledError)
+    )
+
+
+def _run_async(work: Coroutine[Any, Any, _T]) -> _T:
+    import asyncio
+
+    return asyncio.run(work)
 
 
 class _PipeTolerantStream:
@@ -170,6 +214,17 @@ def _settings(env_file: Path) -> Settings:
     return settings
 
 
+def _local_settings(env_file: Path) -> LocalSettings:
+    """Read the settings of a command that needs no queue and no buckets."""
+    from nanoagent import config
+    from nanoagent.telemetry import logs
+
+    _load_environment(env_file)
+    settings = config.load_local(env_file)
+    logs.hide(settings.secrets)
+    return settings
+
+
 @app.command()
 def run(env_file: EnvFile = Path(".env")) -> None:
     """Take jobs until SIGTERM or Ctrl-C."""
@@ -192,7 +247,7 @@ def check(env_file: EnvFile = Path(".env"), as_json: AsJson = False) -> int:
     settings = _settings(env_file)
     from nanoagent.doctor import check as checks
 
-    results = asyncio.run(checks.check(settings))
+    results = _run_async(checks.check(settings))
     warnings = {result.part: result.warnings for result in results}
     warnings["settings"] = tuple(_warnings(env_file, settings))
     shown, defaults = _shown_settings(settings), checks.changed(settings)
@@ -287,7 +342,7 @@ def selftest(env_file: EnvFile = Path(".env"), as_json: AsJson = False) -> int:
     from nanoagent.wiring import self_test
 
     logs.configure(settings.log_format, "ERROR" if as_json else "WARNING")
-    tested = asyncio.run(self_test.run_once(settings))
+    tested = _run_async(self_test.run_once(settings))
     if as_json:
         print(json.dumps(report.document(tested), indent=2))
     else:
@@ -303,7 +358,7 @@ def doctor(env_file: EnvFile = Path(".env"), as_json: AsJson = False) -> int:
     from nanoagent.telemetry import logs
 
     logs.configure("auto", "ERROR")
-    examined = asyncio.run(examination.examine(env_file))
+    examined = _run_async(examination.examine(env_file))
     if as_json:
         print(json.dumps(report.document(examined.findings), indent=2, ensure_ascii=False))
     else:
@@ -335,6 +390,56 @@ def pool(
     else:
         pool_report.show(document)
     return 0
+
+
+@app.command(name="exec", epilog=_EXEC_EXITS)
+def exec_(  # noqa: PLR0913, PLR0917 - options of a command line
+    code: Annotated[Path, typer.Argument(help="Folder with the function's code, a source file, or a zip.")],
+    payload: Payload = "{}",
+    runtime: Annotated[
+        str, typer.Option(help="python, nodejs, cpp or go; default: from the entry file.")
+    ] = "",
+    memory_mb: Annotated[int, typer.Option("--memory", help="Memory limit, MiB.")] = 128,
+    timeout_s: Annotated[float, typer.Option("--timeout", help="Time limit, seconds.")] = 300,
+    network: Annotated[str, typer.Option(help="none, ai or egress; default: the setting NETWORK.")] = "",
+    model: Annotated[str, typer.Option(help="Model of the AI client; default: the setting AI_MODEL.")] = "",
+    env: Annotated[
+        list[str] | None, typer.Option("--env", help="NAME=VALUE: a variable of the function; repeatable.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for output files; default: a new temporary folder.")
+    ] = None,
+    locale: Annotated[
+        str, typer.Option(help="Language of hints and errors, ko or en; default: that of the shell.")
+    ] = "",
+    watch: Annotated[bool, typer.Option("--watch", help="Run again after each change of the files.")] = False,
+    as_json: AsJson = False,
+    env_file: EnvFile = Path(".env"),
+) -> int:
+    """Run a function on this machine, in the sandbox and with the limits of a worker.
+
+    Only Docker is needed: no queue, no S3, no Redis. Output appears while the function runs.
+    """
+    settings = _local_settings(env_file)
+    from nanoagent.dev.exec import command
+    from nanoagent.telemetry import logs
+
+    logs.configure("auto", "ERROR")
+    call = command.Call(
+        code=code,
+        runtime=runtime,
+        payload=payload,
+        memory_mb=memory_mb,
+        timeout_s=timeout_s,
+        network=network,
+        model=model,
+        locale=locale,
+        env=tuple(env or ()),
+        output=output,
+        watch=watch,
+        as_json=as_json,
+    )
+    return command.run(settings, call)
 
 
 @app.command(epilog=_SEND_EXITS)
@@ -440,6 +545,14 @@ def _sender_settings(env_file: Path, *, quiet: bool) -> tuple[Settings, Path]:
 
 
 @app.command()
+def images() -> None:
+    """Build or update the images in which functions run."""
+    from nanoagent.dev import images as building
+
+    _run_async(building.build())
+
+
+@app.command()
 def demo(
     as_json: AsJson = False,
     state: State = Path(".nanoagent"),
@@ -447,7 +560,7 @@ def demo(
     """Run the examples twice, with local services in place of AWS and Redis."""
     from nanoagent.dev import demo as demonstration
 
-    return asyncio.run(demonstration.run(state.absolute(), as_json=as_json))
+    return _run_async(demonstration.run(state.absolute(), as_json=as_json))
 
 
 @app.command()
@@ -457,7 +570,7 @@ def dev(
     """Run a worker until Ctrl-C, with local services in place of AWS and Redis."""
     from nanoagent.dev import develop
 
-    return asyncio.run(develop.run(state.absolute()))
+    return _run_async(develop.run(state.absolute()))
 
 
 @app.command()

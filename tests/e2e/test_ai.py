@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 import pytest_asyncio
 
-from nanoagent.dev.demo import examples_folder
+from nanoagent.dev import sources
 from nanoagent.dev.stub_model_server import StubModelServer, answer_words, tokens, vector
 from support.agents.worker import PROGRAMS, WorkerUnderTest
 from support.programs import packages
@@ -373,7 +373,7 @@ async def test_a_program_of_the_page_does_as_it_says(
 
 
 async def test_the_example_asks_and_writes_a_file(site: Site):
-    folder = examples_folder() / "python-llm"
+    folder = sources.folder("examples") / "python-llm"
     payload = json.loads((folder / "input.json").read_text())
     before = len(site.models.log)
     result = await run(site, "python", await site.worker.upload(folder), input=payload)

@@ -6,14 +6,16 @@ and the address of Docker comes from `DOCKER_HOST`. Those variables are not sett
 
 * `settings`: every setting with its default and description, and the values that follow from settings. The
   tables in docs/configuration.md are generated from the descriptions.
+* `local`: the settings of `nanoagent exec`, which needs no queue and no buckets.
 * `types`: the types of single settings, and their rules.
 * `consistency`: the rules between settings.
 * `upstreams`: the model servers in `AI_UPSTREAMS`.
 * `loading`: reads the settings, and reports all problems at once.
 """
 
-from nanoagent.config.loading import load
+from nanoagent.config.loading import load, load_local
+from nanoagent.config.local import LocalSettings
 from nanoagent.config.settings import Settings
 from nanoagent.config.upstreams import UpstreamSetting
 
-__all__ = ["Settings", "UpstreamSetting", "load"]
+__all__ = ["LocalSettings", "Settings", "UpstreamSetting", "load", "load_local"]

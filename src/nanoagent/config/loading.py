@@ -3,24 +3,41 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import ValidationError
 
 from nanoagent.config import consistency
+from nanoagent.config.local import LocalSettings
 from nanoagent.config.settings import Settings
 from nanoagent.model import expectations
 from nanoagent.model.errors import ConfigError
 
+_Kind = TypeVar("_Kind", bound=Settings)
+
 
 def load(env_file: Path | None = Path(".env")) -> Settings:
-    """Read the settings from the environment and from `env_file`.
+    """Read the settings of a worker from the environment and from `env_file`.
 
     Raises:
         ConfigError: Settings are missing or wrong. The error lists all of them.
     """
+    return _load(Settings, env_file)
+
+
+def load_local(env_file: Path | None = Path(".env")) -> LocalSettings:
+    """Read the settings of a command that needs no queue and no buckets, as `load` does.
+
+    Raises:
+        ConfigError: Settings are missing or wrong. The error lists all of them.
+    """
+    return _load(LocalSettings, env_file)
+
+
+def _load(kind: type[_Kind], env_file: Path | None) -> _Kind:
     try:
         # mypy cannot know that the environment has the required settings.
-        return Settings(_env_file=env_file)  # type: ignore[call-arg]
+        return kind(_env_file=env_file)  # type: ignore[call-arg]
     except ValidationError as exc:
         problems = [line for error in exc.errors() for line in _problem(error).splitlines()]
         raise ConfigError(problems) from exc

@@ -110,7 +110,7 @@ class DockerClient:
             except aiodocker.DockerError as exc:
                 if exc.status == 404:
                     raise ContainerError(
-                        f"the image {image} does not exist: build it (make images) or pull it"
+                        f"the image {image} does not exist: build it (nanoagent images) or pull it"
                     ) from exc
                 raise
 

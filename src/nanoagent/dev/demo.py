@@ -12,7 +12,6 @@ import json
 import time
 import uuid
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from redis import asyncio as redis
@@ -24,13 +23,15 @@ from rich.table import Table
 from rich.text import Text
 
 from nanoagent.common.units import MIB
-from nanoagent.dev import environment
+from nanoagent.dev import environment, sources
 from nanoagent.dev.environment import cancel_on_signal
 from nanoagent.dev.sender import pack
-from nanoagent.model.errors import ConfigError, PlatformError
+from nanoagent.model.errors import PlatformError
 from nanoagent.model.job import Runtime
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from nanoagent.dev.local_services import EmbeddedStack
 
 _ROUND_TIMEOUT_S: Final = 180.0
@@ -38,18 +39,6 @@ _ROUNDS: Final = ("first round", "the same jobs again")
 _MEMORY_MB: Final = 256
 _FUNCTION_PREFIX: Final = "demo-"
 _EXAMPLES: Final = (*Runtime, "python-llm")  # folders of examples/
-
-
-def examples_folder() -> Path:
-    """Return the folder `examples/` of this checkout.
-
-    Raises:
-        ConfigError: The package was installed without its repository.
-    """
-    folder = Path(__file__).resolve().parents[3] / "examples"
-    if not folder.is_dir():
-        raise ConfigError([f"{folder}: does not exist; run this from a checkout of the repository"])
-    return folder
 
 
 @dataclass(slots=True)
@@ -126,7 +115,7 @@ async def _round(stack: EmbeddedStack, console: Console, title: str) -> list[_Se
 
 
 async def _send(stack: EmbeddedStack, job: _Sent) -> None:
-    folder = examples_folder() / job.example
+    folder = sources.folder("examples") / job.example
     key = f"demo/{job.example}.zip"
     await stack.buckets.put_code(key, pack(folder))
     message = {

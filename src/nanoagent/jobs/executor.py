@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from nanoagent.jobs.runner import Runner
     from nanoagent.jobs.tuner import Tuner
     from nanoagent.model.job import Job
+    from nanoagent.model.message import InvalidJob
 
 
 _CANCELLED: Final = Text("the job was cancelled", "작업이 취소되었습니다")
@@ -187,6 +188,27 @@ class Executor:
         result = self._result(attempt, rejection.error_type, rejection.message)
         hint = result.hint if rejection.hint is None else rejection.hint.in_(locale)
         return msgspec.structs.replace(result, stderr=rejection.stderr.in_(locale), hint=hint)
+
+    def invalid(self, invalid: InvalidJob, attempt: int) -> Result:
+        """Return the result of a message that is not a valid job.
+
+        Args:
+            invalid: The problems of the message.
+            attempt: The number of the attempt, from 1.
+        """
+        rejection, locale = invalid.rejection, invalid.locale
+        hint = rejection.hint
+        return Result(
+            request_id=invalid.request_id,
+            function_id=invalid.function_id,
+            runtime=invalid.runtime,
+            status=results.status_of(rejection.error_type),
+            error_type=rejection.error_type,
+            error_message=rejection.message.in_(locale),
+            hint=results.hint_for(rejection.error_type, locale) if hint is None else hint.in_(locale),
+            worker_id=self._settings.worker_id,
+            attempt=attempt,
+        )
 
     def failed(self, attempt: Attempt, failure: Failure) -> Result:
         """Return the result of a job that was given up. The platform is to blame; the log has the details."""

@@ -94,7 +94,7 @@ class Session:
         if version != wire.PROTOCOL_VERSION:
             raise ContainerError(
                 f"the image's supervisor has protocol version {version}, this worker "
-                f"{wire.PROTOCOL_VERSION}: rebuild the images (make images)"
+                f"{wire.PROTOCOL_VERSION}: rebuild the images (nanoagent images)"
             )
 
     async def configure(self, configuration: wire.Configuration) -> tuple[int, str]:

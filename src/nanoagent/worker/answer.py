@@ -10,7 +10,6 @@ import structlog
 
 from nanoagent.host.shielding import uninterrupted
 from nanoagent.jobs.attempt import Attempt
-from nanoagent.model import result as results
 from nanoagent.model.errors import PlatformError, ResultStoreError, ReturnToQueue, Superseded
 from nanoagent.model.job import Runtime
 from nanoagent.model.message import InvalidJob
@@ -117,10 +116,12 @@ class Answer:
         state.claim = claim
         claim.lost.add_done_callback(lambda _: self._stop_superseded())
         ending: Ending | None
+        made: Result | Exhausted
         try:
-            made = (
-                self._reject(asked, claim) if isinstance(asked, InvalidJob) else await self._run(asked, claim)
-            )
+            if isinstance(asked, InvalidJob):
+                made = self._parts.executor.invalid(asked, claim.failures + 1)
+            else:
+                made = await self._run(asked, claim)
             ending = made if isinstance(made, Exhausted) else await self._finish(claim, made, asked.locale)
         except asyncio.CancelledError:
             if state.phase is Phase.FINISHING:
@@ -217,9 +218,6 @@ class Answer:
 
     # --- the result
 
-    def _reject(self, invalid: InvalidJob, claim: Claim) -> Result:
-        return _rejection(invalid, self._parts.settings.worker_id, claim.failures + 1)
-
     async def _finish(self, claim: Claim, result: Result, locale: str) -> Returned | None:
         """Publish the result and settle the message. Nothing cancels this once the publication has begun.
 
@@ -247,20 +245,3 @@ class Answer:
         await conclude(ending, self._state, self._shared)
         accounting.count_result(self._parts.metrics, self._parts.cloudwatch, result, self._state.labels[1])
         return None
-
-
-def _rejection(invalid: InvalidJob, worker_id: str, attempt: int) -> Result:
-    """Return the result of a job that is invalid."""
-    rejection, locale = invalid.rejection, invalid.locale
-    hint = rejection.hint
-    return results.Result(
-        request_id=invalid.request_id,
-        function_id=invalid.function_id,
-        runtime=invalid.runtime,
-        status=results.status_of(rejection.error_type),
-        error_type=rejection.error_type,
-        error_message=rejection.message.in_(locale),
-        hint=results.hint_for(rejection.error_type, locale) if hint is None else hint.in_(locale),
-        worker_id=worker_id,
-        attempt=attempt,
-    )

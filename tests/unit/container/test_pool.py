@@ -418,7 +418,7 @@ async def test_an_image_of_another_protocol_is_refused_with_the_remedy(open_benc
     async with open_bench(sizes=NO_POOL) as bench:
         bench.driver.script = Script(on_connect=hello(version=999))
         await bench.pool.start()
-        with pytest.raises(ContainerError, match=r"protocol version 999.*make images"):
+        with pytest.raises(ContainerError, match=r"protocol version 999.*nanoagent images"):
             await bench.run()
 
 

@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 from rich.console import Console
 
-from nanoagent.dev import demo, develop, environment
+from nanoagent.dev import demo, develop, environment, sources
 from nanoagent.dev.agent_process import AgentProcess
 from nanoagent.dev.demo import _print_verdict, _Sent, _table
 from nanoagent.dev.local_services import EmbeddedStack
@@ -121,13 +121,13 @@ def test_a_failure_ends_with_1_and_says_why_whatever_the_words_look_like():
 
 @pytest.mark.parametrize("example", demo._EXAMPLES)
 def test_every_example_of_the_demo_is_there(example: str):
-    folder = demo.examples_folder() / example
+    folder = sources.folder("examples") / example
     assert (folder / RECIPES[_Sent("r1", example).runtime].entry).is_file()
     json.loads((folder / "input.json").read_text())
 
 
 def test_the_demo_runs_every_example_and_thereby_every_runtime():
-    assert set(demo._EXAMPLES) == {folder.name for folder in demo.examples_folder().iterdir()}
+    assert set(demo._EXAMPLES) == {folder.name for folder in sources.folder("examples").iterdir()}
     assert {_Sent("r1", example).runtime for example in demo._EXAMPLES} == set(Runtime)
 
 

@@ -765,9 +765,9 @@ CASES = (
             }
         },
         expected=(
-            (PROBLEM, Area.IMAGES, "DOCKER_PYTHON_IMAGE: the image a:1 does not exist", "make images"),
-            (UNKNOWN, Area.IMAGES, "DOCKER_NODEJS_IMAGE: b:1 does not show its sources", "make images"),
-            (WARNING, Area.IMAGES, "c:1 was built from 000000000000", "make images"),
+            (PROBLEM, Area.IMAGES, "DOCKER_PYTHON_IMAGE: the image a:1 does not exist", "nanoagent images"),
+            (UNKNOWN, Area.IMAGES, "DOCKER_NODEJS_IMAGE: b:1 does not show its sources", "nanoagent images"),
+            (WARNING, Area.IMAGES, "c:1 was built from 000000000000", "nanoagent images"),
             (NOTE, Area.IMAGES, "d:1 was built from 0123456789ab", ""),
         ),
     ),

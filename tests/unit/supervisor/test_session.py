@@ -146,7 +146,7 @@ async def test_a_supervisor_that_falls_silent_among_outputs_is_given_up(monkeypa
 
 
 async def test_another_version_is_refused_with_the_remedy():
-    with pytest.raises(ContainerError, match=r"protocol version 1.*make images"):
+    with pytest.raises(ContainerError, match=r"protocol version 1.*nanoagent images"):
         await talk(says.hello(version=1)).greet()
 
 

@@ -275,12 +275,12 @@ def _image(runtime: Runtime, image: Image) -> Finding:
     """Judge whether an image exists and was built from this version's sources."""
     setting = f"DOCKER_{runtime.upper()}_IMAGE"
     if image.problem is not None:
-        return problem(Area.IMAGES, f"{setting}: {image.problem}", "make images, or pull it")
+        return problem(Area.IMAGES, f"{setting}: {image.problem}", "nanoagent images, or pull it")
     if image.label is None:
         return unknown(
             Area.IMAGES,
             f"{setting}: {image.name} does not show its sources (it has no label nanoagent.content)",
-            "make images, unless you build your own",
+            "nanoagent images, unless you build your own",
         )
     if image.expected is None:
         return note(
@@ -292,7 +292,7 @@ def _image(runtime: Runtime, image: Image) -> Finding:
         return warning(
             Area.IMAGES,
             f"{image.name} was built from {image.label}, and the sources here are {image.expected}",
-            "make images",
+            "nanoagent images",
         )
     return Finding(Area.IMAGES, f"{image.name} was built from this version's sources ({image.label})")
 

@@ -1,0 +1,57 @@
+"""How a run ended, for a person: one line after success, a few lines after a failure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from rich.text import Text
+
+from nanoagent.common.units import MIB
+from nanoagent.model.errors import one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from nanoagent.model.result import Result
+
+
+def lines(result: Result, memory_mb: int) -> Iterator[Text]:
+    """Yield the lines of the summary.
+
+    Args:
+        result: The result of the run. Its links are `file:` URLs.
+        memory_mb: The memory limit of the run, MiB.
+    """
+    is_success = result.error_type is None
+    status = str(result.status) if is_success else f"{result.status} ({result.error_type})"
+    yield Text.assemble((status, "bold green" if is_success else "bold red"), "  ", _facts(result, memory_mb))
+    if result.error_message is not None:
+        yield Text.assemble(("error  ", "red"), result.error_message)
+    if result.hint is not None:
+        yield Text.assemble(("hint   ", "cyan"), result.hint)
+    for refused in result.output_errors:
+        yield Text.assemble(("output ", "yellow"), " ".join(filter(None, (refused.path, refused.reason))))
+    for link in result.output_files:
+        yield Text.assemble(("output ", "cyan"), one_line(unquote(urlsplit(link).path)))
+
+
+def _facts(result: Result, memory_mb: int) -> str:
+    """Return the exit code, the durations, the memory and the start, as far as they are known."""
+    timings = result.timings
+    facts = []
+    if result.start is not None:
+        facts.append(f"exit code {result.exit_code}")
+        facts.append(f"ran {duration(result.duration_ms)}")
+    if result.peak_memory_bytes is not None:
+        facts.append(f"peak {result.peak_memory_bytes / MIB:.1f} of {memory_mb} MiB")
+    if timings.build:
+        facts.append(f"build {duration(timings.build)}")
+    if result.start is not None:
+        facts.append(f"{result.start} start {duration(timings.acquire + timings.start)}")
+    return ", ".join(facts)
+
+
+def duration(milliseconds: float) -> str:
+    """Return a duration with three digits or fewer: ms below a second, then s."""
+    return f"{milliseconds:.0f} ms" if milliseconds < 1000 else f"{milliseconds / 1000:.1f} s"
