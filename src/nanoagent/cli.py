@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO, TypeVar, cast
 import typer
 
 from nanoagent import __version__
-from nanoagent.model.errors import ConfigError, NanoAgentError
+from nanoagent.model.errors import ConfigError, InvalidCall, NanoAgentError
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
@@ -117,6 +117,8 @@ def _report(error: Exception) -> int:
     elif isinstance(error, ConfigError):
         problems = (f"  {_without_secrets(problem)}" for problem in error.problems)
         lines, code = ["The settings cannot be used:", *problems], EXIT_USAGE
+    elif isinstance(error, InvalidCall):
+        lines, code = [f"nanoagent: {problem}" for problem in error.problems], EXIT_USAGE
     elif isinstance(error, NanoAgentError):
         lines = [f"nanoagent: {_without_secrets(str(error))}"]
     else:
@@ -390,6 +392,22 @@ def pool(
     else:
         pool_report.show(document)
     return 0
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="Folder for the new function.")],
+    runtime: Annotated[str, typer.Option(help="python, nodejs, cpp or go.")] = "python",
+    calls_model: Annotated[
+        bool, typer.Option("--calls-model", help="Write a function that calls a language model.")
+    ] = False,
+) -> None:
+    """Write a small function, with an example input and a test that runs it."""
+    from nanoagent.dev import init as templates
+
+    for path in templates.write(folder, runtime, calls_model=calls_model):
+        print(f"Wrote {path}")
+    print(f"Run it:   nanoagent exec {folder} --input @{folder}/input.json\nTest it:  {folder}/test.sh")
 
 
 @app.command(name="exec", epilog=_EXEC_EXITS)

@@ -9,11 +9,13 @@ import re
 import signal
 import sys
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import aiodocker
 import pytest
 
+from nanoagent import cli
 from nanoagent.config import load_local
 from nanoagent.container.execution import RunControl
 from nanoagent.dev.exec import local_worker
@@ -23,7 +25,6 @@ from support.agents.worker import PROGRAMS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
     from support.agents.worker import WorkerUnderTest
 
@@ -229,3 +230,21 @@ async def test_watch_runs_again_after_each_change_and_stops_a_run_that_is_old(tm
         await process.communicate()
     assert process.returncode == 130
     assert await containers_of_exec() == []
+
+
+@pytest.mark.usefixtures("environment")
+@pytest.mark.parametrize("runtime", Runtime)
+async def test_a_new_function_passes_its_own_test(
+    runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    assert cli.main(["init", str(tmp_path / "new"), "--runtime", runtime]) == 0
+    process = await asyncio.create_subprocess_exec(tmp_path / "new/test.sh", stdout=asyncio.subprocess.PIPE)
+    async with asyncio.timeout(DEADLINE_S):
+        out, _ = await process.communicate()
+    assert (process.returncode, out) == (0, b"The output is as expected.\n")
+    (tmp_path / "new/expected.txt").write_text("other\n")
+    process = await asyncio.create_subprocess_exec(
+        tmp_path / "new/test.sh", stdout=asyncio.subprocess.DEVNULL
+    )
+    assert await process.wait() != 0
