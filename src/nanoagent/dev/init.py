@@ -27,7 +27,9 @@ def write(folder: Path, runtime: str, *, calls_model: bool) -> list[Path]:
         InvalidCall: There is no such template, the folder has one of the files, or it cannot be written. No
             file is written.
     """
-    files = {path.name: path for part in _parts(runtime, calls_model=calls_model) for path in part.iterdir()}
+    parts = _parts(runtime, calls_model=calls_model)
+    # An installation may have folders with byte code here.
+    files = {path.name: path for part in parts for path in part.iterdir() if path.is_file()}
     if existing := sorted(name for name in files if (folder / name).exists()):
         raise InvalidCall([f"{folder}: has {', '.join(existing)} already; name another folder"])
     try:

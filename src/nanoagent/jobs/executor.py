@@ -189,27 +189,6 @@ class Executor:
         hint = result.hint if rejection.hint is None else rejection.hint.in_(locale)
         return msgspec.structs.replace(result, stderr=rejection.stderr.in_(locale), hint=hint)
 
-    def invalid(self, invalid: InvalidJob, attempt: int) -> Result:
-        """Return the result of a message that is not a valid job.
-
-        Args:
-            invalid: The problems of the message.
-            attempt: The number of the attempt, from 1.
-        """
-        rejection, locale = invalid.rejection, invalid.locale
-        hint = rejection.hint
-        return Result(
-            request_id=invalid.request_id,
-            function_id=invalid.function_id,
-            runtime=invalid.runtime,
-            status=results.status_of(rejection.error_type),
-            error_type=rejection.error_type,
-            error_message=rejection.message.in_(locale),
-            hint=results.hint_for(rejection.error_type, locale) if hint is None else hint.in_(locale),
-            worker_id=self._settings.worker_id,
-            attempt=attempt,
-        )
-
     def failed(self, attempt: Attempt, failure: Failure) -> Result:
         """Return the result of a job that was given up. The platform is to blame; the log has the details."""
         message = _SEE_LOG.format(message=failure.sender_message)
@@ -246,6 +225,29 @@ class Executor:
             worker_id=self._settings.worker_id,
             attempt=attempt.number,
         )
+
+
+def result_of_invalid(invalid: InvalidJob, worker_id: str, attempt: int) -> Result:
+    """Return the result of a message that is not a valid job.
+
+    Args:
+        invalid: The problems of the message.
+        worker_id: The ID of the worker.
+        attempt: The number of the attempt, from 1.
+    """
+    rejection, locale = invalid.rejection, invalid.locale
+    hint = rejection.hint
+    return Result(
+        request_id=invalid.request_id,
+        function_id=invalid.function_id,
+        runtime=invalid.runtime,
+        status=results.status_of(rejection.error_type),
+        error_type=rejection.error_type,
+        error_message=rejection.message.in_(locale),
+        hint=results.hint_for(rejection.error_type, locale) if hint is None else hint.in_(locale),
+        worker_id=worker_id,
+        attempt=attempt,
+    )
 
 
 def _reuse_of(imports: ImportsState) -> Reuse:

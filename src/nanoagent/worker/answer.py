@@ -10,6 +10,7 @@ import structlog
 
 from nanoagent.host.shielding import uninterrupted
 from nanoagent.jobs.attempt import Attempt
+from nanoagent.jobs.executor import result_of_invalid
 from nanoagent.model.errors import PlatformError, ResultStoreError, ReturnToQueue, Superseded
 from nanoagent.model.job import Runtime
 from nanoagent.model.message import InvalidJob
@@ -119,7 +120,7 @@ class Answer:
         made: Result | Exhausted
         try:
             if isinstance(asked, InvalidJob):
-                made = self._parts.executor.invalid(asked, claim.failures + 1)
+                made = result_of_invalid(asked, self._parts.settings.worker_id, claim.failures + 1)
             else:
                 made = await self._run(asked, claim)
             ending = made if isinstance(made, Exhausted) else await self._finish(claim, made, asked.locale)

@@ -102,6 +102,15 @@ def _say_problems(invalid: InvalidCall) -> None:
     print(f"nanoagent: the function was not run:\n  {problems}", file=sys.stderr)  # noqa: T201
 
 
+@contextmanager
+def _said_problems() -> Iterator[None]:
+    """Print the problems of code that cannot be run now. The author is still writing it."""
+    try:
+        yield
+    except InvalidCall as exc:
+        _say_problems(exc)
+
+
 @dataclass(frozen=True, slots=True)
 class _Prepared:
     """A job that is ready to run: the code, the message, and a text that differs if code or input differ."""
@@ -208,13 +217,13 @@ async def _watch(settings: LocalSettings, call: Call, runtime: Runtime | None, f
             seen = changes.state_of(paths)
             changed = asyncio.create_task(changes.wait_for_change(paths, seen))
             try:
-                with _prepared(settings, call, runtime) as prepared:
+                with _said_problems(), _prepared(settings, call, runtime) as prepared:
                     if prepared.version != last:
                         await _run_until_changed(worker, call, prepared, changed, console)
                         last = prepared.version
-            except InvalidCall as exc:
-                _say_problems(exc)
-            await changed
+                await changed
+            finally:
+                changed.cancel()
 
 
 async def _run_until_changed(

@@ -15,6 +15,7 @@ from nanoagent.container.docker_client import DockerClient
 from nanoagent.dev import images
 from nanoagent.host.background import Background
 from nanoagent.jobs.attempt import Attempt
+from nanoagent.jobs.executor import result_of_invalid
 from nanoagent.jobs.output_names import RESERVED_FOLDER
 from nanoagent.jobs.outputs import OutputUploader
 from nanoagent.model import message
@@ -107,7 +108,7 @@ class LocalWorker:
         try:
             job = message.parse_job(body, self._settings.job_defaults)
         except message.InvalidJob as invalid:
-            result, locale = self._executor.invalid(invalid, 1), invalid.locale
+            result, locale = result_of_invalid(invalid, self._settings.worker_id, 1), invalid.locale
         else:
             result, locale = await self._executor.execute(Attempt(job, 1, control=control)), job.locale
         return Answered(result, await self._outputs.document(result, locale))
