@@ -267,8 +267,8 @@ stay(move_in)
     )
     reported = []
 
-    async def note_time(session, request, wait_exit=Session.wait_exit):
-        report = await wait_exit(session, request)
+    async def note_time(session, request, on_output=None, wait_exit=Session.wait_exit):
+        report = await wait_exit(session, request, on_output)
         reported.append(time.time())
         return report
 

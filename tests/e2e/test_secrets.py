@@ -539,7 +539,7 @@ async def test_errors_in_settings_show_no_secrets(stack: EmbeddedStack, tmp_path
 async def test_no_value_of_a_jobs_variables_is_logged(stack: EmbeddedStack, tmp_path: Path):
     """The program prints the value into its output, which only the result has."""
     secret = mark()
-    prints = "import os\nprint(os.environ['TOKEN'])\n"
+    prints = "import os\nprint(os.environ['TOKEN'], flush=True)\n"
     settings = {"LOG_LEVEL": "DEBUG", "MAX_ATTEMPTS": "1"}
     async with WorkerUnderTest(stack, tmp_path, settings) as worker:
         jobs: list[dict[str, Any]] = [

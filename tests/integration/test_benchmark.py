@@ -25,7 +25,6 @@ SLOW = [
     "go_hello",
     "node_hello",
     "python_hello_b2b",
-    "python_pandas",
 ]
 QUICK = [key for key in KEYS if key not in SLOW]
 
