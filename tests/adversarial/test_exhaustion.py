@@ -186,7 +186,7 @@ OF_A_RUN = {
         "loop ; call write 1 *65536 65536 ; call write 2 *65536 65536",
         KILLED,
         TIMEOUT,
-        timeout_ms=2_000,
+        timeout_ms=4_000,
     ),
 }
 
