@@ -66,13 +66,21 @@ def options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Set options of all commands. There are none that a command needs to know."""
+    """Define the options that belong to no command."""
 
 
 EnvFile = Annotated[Path, typer.Option("--env-file", help="File of settings; the environment has priority.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 State = Annotated[Path, typer.Option(help="Folder for logs and caches.")]
 RequestId = Annotated[str, typer.Argument(help="Request ID, as printed by `nanoagent send`.")]
+Code = Annotated[Path, typer.Argument(help="Folder with the function's code, a source file, or a zip.")]
+RuntimeName = Annotated[
+    str, typer.Option("--runtime", help="python, nodejs, cpp or go; default: from the entry file.")
+]
+ResultLocale = Annotated[
+    str,
+    typer.Option("--locale", help="Language of hints and errors, ko or en; default: that of the shell."),
+]
 Payload = Annotated[
     str, typer.Option("--input", help="Input of the job: JSON, @FILE, or - for standard input.")
 ]
@@ -412,11 +420,9 @@ def init(
 
 @app.command(name="exec", epilog=_EXEC_EXITS)
 def exec_(  # noqa: PLR0913, PLR0917 - options of a command line
-    code: Annotated[Path, typer.Argument(help="Folder with the function's code, a source file, or a zip.")],
+    code: Code,
     payload: Payload = "{}",
-    runtime: Annotated[
-        str, typer.Option(help="python, nodejs, cpp or go; default: from the entry file.")
-    ] = "",
+    runtime: RuntimeName = "",
     memory_mb: Annotated[int, typer.Option("--memory", help="Memory limit, MiB.")] = 128,
     timeout_s: Annotated[float, typer.Option("--timeout", help="Time limit, seconds.")] = 300,
     network: Annotated[str, typer.Option(help="none, ai or egress; default: the setting NETWORK.")] = "",
@@ -427,9 +433,7 @@ def exec_(  # noqa: PLR0913, PLR0917 - options of a command line
     output: Annotated[
         Path | None, typer.Option(help="Folder for output files; default: a new temporary folder.")
     ] = None,
-    locale: Annotated[
-        str, typer.Option(help="Language of hints and errors, ko or en; default: that of the shell.")
-    ] = "",
+    locale: ResultLocale = "",
     watch: Annotated[bool, typer.Option("--watch", help="Run again after each change of the files.")] = False,
     as_json: AsJson = False,
     env_file: EnvFile = Path(".env"),
@@ -462,19 +466,15 @@ def exec_(  # noqa: PLR0913, PLR0917 - options of a command line
 
 @app.command(epilog=_SEND_EXITS)
 def send(  # noqa: PLR0913, PLR0917 - options of a command line
-    code: Annotated[Path, typer.Argument(help="Folder with the function's code, a source file, or a zip.")],
-    runtime: Annotated[
-        str, typer.Option(help="python, nodejs, cpp or go; default: from the entry file.")
-    ] = "",
+    code: Code,
+    runtime: RuntimeName = "",
     payload: Payload = "{}",
     function_id: Annotated[
         str, typer.Option(help="ID of the function; default: the name of the folder.")
     ] = "",
     memory_mb: Annotated[int, typer.Option(help="Memory limit of the job, MiB.")] = 128,
     timeout_ms: Annotated[int, typer.Option(help="Time limit of the job, ms.")] = 300_000,
-    locale: Annotated[
-        str, typer.Option(help="Language of hints and errors, ko or en; default: that of the shell.")
-    ] = "",
+    locale: ResultLocale = "",
     reuse: Annotated[str, typer.Option(help="imports: reuse the imports of installed packages.")] = "",
     wait_s: Annotated[
         float, typer.Option("--wait", help="Seconds to wait for the result; 0: do not wait.")

@@ -1,7 +1,7 @@
 """Notices that the files of a function have changed, by polling.
 
-Polling also works for folders of other machines and for editors that replace files. A poll reads no contents:
-whoever packs the files again sees whether the code has really changed.
+Polling also works for folders of other machines and for editors that replace files. A poll reads no contents.
+The command packs the files again after a change, and compares the digest of the code.
 """
 
 from __future__ import annotations
