@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from nanoagent import __version__, app, cli
+from nanoagent.cli.application import EXIT_INTERRUPTED
 from nanoagent.config import Settings
 from nanoagent.dev.sender.command import Exit
 from nanoagent.doctor import check as checks
@@ -151,7 +152,8 @@ def test_a_closed_pipe_leaves_a_command_its_exit_code(
     done = in_a_closed_pipe(
         "from types import SimpleNamespace\nfrom nanoagent import cli\n"
         "from nanoagent.dev.sender import command\n"
-        "cli._sender_settings = lambda *_, **__: (SimpleNamespace(), None)\n"
+        "from nanoagent.cli import settings\n"
+        "settings.of_sender = lambda *_, **__: (SimpleNamespace(), None)\n"
         "found = {'status': 'x', 'stdout': 'x' * 100_000}\n"
         f"command.result = lambda *_, **__: command._Report(as_json=False).end({int(code)}, result=found)\n"
         "raise SystemExit(cli.main(['result', 'r1']))",
@@ -167,7 +169,8 @@ def test_a_closed_pipe_is_no_failure_of_a_command(command: str):
         "async def nothing(settings): return []\n"
         "check.check = nothing\n"
         "fields = {'sqs_queue_url': 'https://q/1', 's3_code_bucket': 'code', 's3_user_data_bucket': 'data'}\n"
-        "cli._settings = lambda _: config.Settings(worker_memory_mb=2048, **fields)\n"
+        "from nanoagent.cli import settings\n"
+        "settings.of_worker = lambda _: config.Settings(worker_memory_mb=2048, **fields)\n"
         f"raise SystemExit(cli.main({command}))",
         unbuffered=True,
     )
@@ -622,5 +625,5 @@ def test_the_exit_codes_in_the_help_are_those_of_the_commands(capsys: pytest.Cap
     shown = capsys.readouterr().out.split("Exit codes:")[1]
     assert re.findall(r"(?<!S)(\d+) ", shown) == [
         *(str(int(code)) for code in Exit),
-        str(cli.EXIT_INTERRUPTED),
+        str(EXIT_INTERRUPTED),
     ]
