@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from nanoagent.common.units import MIB
-from nanoagent.container import proof
+from nanoagent.container import proof, retirement
 from nanoagent.container.base import RecyclingFailure
 from nanoagent.container.cgroup import ControlGroupV1, ControlGroupV2
 from nanoagent.container.policy import Sharing
@@ -349,7 +349,9 @@ async def attacked(
 
 
 @pytest.mark.parametrize("name", TAKEOVERS)
-async def test_a_supervisor_that_was_taken_over_does_not_outlive_the_recycling(name):
+async def test_a_supervisor_that_was_taken_over_does_not_outlive_the_recycling(name, monkeypatch):
+    # On a busy machine, the sweep would retire a container that has grown before the test recycles it.
+    monkeypatch.setattr(retirement, "_SWEEP_S", 3600.0)
     takeover = TAKEOVERS[name]
     async with yard(Isolation.SANDBOX, (Runtime.PYTHON,), listening_addresses=ADDRESSES) as place:
         await attacked(place, lambda container: as_user(container, takeover.code), takeover.found)
