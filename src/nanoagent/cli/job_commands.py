@@ -90,7 +90,7 @@ def result(
     env_file: EnvFile = Path(".env"),
 ) -> int:
     """Print the result of a job as JSON."""
-    settings, settings_file = settings_of.of_sender(env_file, quiet=as_json)
+    settings, settings_file = settings_of.of_redis(env_file, quiet=as_json)
     from nanoagent.dev.sender import command
 
     return command.result(settings, request_id, wait_s=wait_s, as_json=as_json, settings_file=settings_file)
@@ -103,7 +103,7 @@ def cancel(
     env_file: EnvFile = Path(".env"),
 ) -> int:
     """Cancel a job that is waiting or running."""
-    settings, settings_file = settings_of.of_sender(env_file, quiet=as_json)
+    settings, settings_file = settings_of.of_redis(env_file, quiet=as_json)
     from nanoagent.dev.sender import command
 
     return command.cancel(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from nanoagent.model.errors import ConfigError
 
 if TYPE_CHECKING:
-    from nanoagent.config import LocalSettings, Settings
+    from nanoagent.config import LocalSettings, RedisSettings, Settings
 
 
 def without_secrets(text: str) -> str:
@@ -79,7 +79,32 @@ def of_sender(env_file: Path, *, quiet: bool) -> tuple[Settings, Path]:
         raise ConfigError(dev.with_advice(exc.problems)) from exc
     if not quiet:
         # A default .env without SQS_QUEUE_URL is the function's .env. It has no settings to warn about.
-        has_settings = env_file != dev.DEFAULT or dev.names_queue(file)
-        for warning in warnings(file if has_settings else Path(os.devnull), settings):
-            print(f"Warning: {without_secrets(warning)}", file=sys.stderr)
+        _warn(file, settings, has_settings=env_file != dev.DEFAULT or dev.names_queue(file))
     return settings, file
+
+
+def of_redis(env_file: Path, *, quiet: bool) -> tuple[RedisSettings, Path]:
+    """Read the settings of a command that needs only Redis, and return them with their file.
+
+    As for `of_sender`, the default is the file of a running `make dev`: a result is where `send` expects it.
+
+    Raises:
+        ConfigError: A setting is wrong. The error has all problems.
+    """
+    from nanoagent import config
+    from nanoagent.dev.sender import dev
+    from nanoagent.telemetry import logs
+
+    file = dev.settings_file(env_file, quiet=quiet)
+    load_environment(file)
+    settings = config.load_redis(file)
+    logs.hide(settings.secrets)
+    if not quiet:
+        _warn(file, settings, has_settings=env_file != dev.DEFAULT)
+    return settings, file
+
+
+def _warn(file: Path, settings: Settings, *, has_settings: bool) -> None:
+    """Print the warnings about the environment, and about the file if it has settings."""
+    for warning in warnings(file if has_settings else Path(os.devnull), settings):
+        print(f"Warning: {without_secrets(warning)}", file=sys.stderr)

@@ -8,7 +8,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from nanoagent.config import consistency
-from nanoagent.config.local import LocalSettings
+from nanoagent.config.local import LocalSettings, RedisSettings
 from nanoagent.config.settings import Settings
 from nanoagent.model import expectations
 from nanoagent.model.errors import ConfigError
@@ -32,6 +32,15 @@ def load_local(env_file: Path | None = Path(".env")) -> LocalSettings:
         ConfigError: Settings are missing or wrong. The error lists all of them.
     """
     return _load(LocalSettings, env_file)
+
+
+def load_redis(env_file: Path | None = Path(".env")) -> RedisSettings:
+    """Read the settings of a command that needs Redis, but no queue and no buckets, as `load` does.
+
+    Raises:
+        ConfigError: Settings are wrong. The error lists all of them.
+    """
+    return _load(RedisSettings, env_file)
 
 
 def _load(kind: type[_Kind], env_file: Path | None) -> _Kind:

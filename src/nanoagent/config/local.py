@@ -1,4 +1,8 @@
-"""The settings of commands that run functions on this machine, without a queue, S3 or Redis."""
+"""The settings of commands that do not use every service.
+
+`LocalSettings` is for commands that run functions on this machine, without a queue, S3 or Redis.
+`RedisSettings` is for commands that need only Redis, and perhaps S3.
+"""
 
 from __future__ import annotations
 
@@ -35,3 +39,11 @@ class LocalSettings(Settings):
     s3_user_data_bucket: Bucket = "outputs"
     docker_work_dir_root: SocketFolder = Field(default_factory=_work_folder)
     code_cache_dir: Path = Field(default_factory=_cache_folder)
+
+
+class RedisSettings(Settings):
+    """The settings of a worker, but the queue and the buckets need no value: only Redis is always used."""
+
+    sqs_queue_url: str = ""  # not checked, because it is not used
+    s3_code_bucket: str = ""
+    s3_user_data_bucket: str = ""

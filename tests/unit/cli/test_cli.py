@@ -153,7 +153,7 @@ def test_a_closed_pipe_leaves_a_command_its_exit_code(
         "from types import SimpleNamespace\nfrom nanoagent import cli\n"
         "from nanoagent.dev.sender import command\n"
         "from nanoagent.cli import settings\n"
-        "settings.of_sender = lambda *_, **__: (SimpleNamespace(), None)\n"
+        "settings.of_redis = lambda *_, **__: (SimpleNamespace(), None)\n"
         "found = {'status': 'x', 'stdout': 'x' * 100_000}\n"
         f"command.result = lambda *_, **__: command._Report(as_json=False).end({int(code)}, result=found)\n"
         "raise SystemExit(cli.main(['result', 'r1']))",
@@ -190,6 +190,21 @@ def test_missing_settings_are_all_listed_and_end_with_2(
     for name in ("SQS_QUEUE_URL", "S3_CODE_BUCKET", "S3_USER_DATA_BUCKET"):
         assert f"\n  {name}: is not set; it should be the " in captured.err
     assert "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize("command", ["result", "cancel"])
+def test_a_command_that_needs_only_redis_asks_for_no_other_setting(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    for name in ("SQS_QUEUE_URL", "S3_CODE_BUCKET", "S3_USER_DATA_BUCKET"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("REDIS_HOST", "127.0.0.1")
+    monkeypatch.setenv("REDIS_PORT", "9")  # no server
+    assert cli.main([command, "r1"]) == 3
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "Redis at 127.0.0.1:9" in captured.err
+    assert "is not set" not in captured.err
 
 
 def test_settings_are_read_from_the_file_that_is_named(
