@@ -82,7 +82,7 @@ def start_moto(folder: Path, starting: ExitStack) -> tuple[Service, str]:
         StackError: moto is not installed, or did not start.
     """
     if any(importlib.util.find_spec(name) is None for name in ("moto", "flask")):
-        raise StackError("moto's server is not installed; get it with: pip install 'moto[server]'")
+        raise StackError("moto's server is not installed; get it with: pip install 'nanoagent[local]'")
     # With port 0 the system chooses a free port; moto's log names it.
     command = [sys.executable, "-m", "moto.server", "-H", HOST, "-p", "0"]
     service = Service.start("moto", command, folder)
