@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import traceback
 from typing import TYPE_CHECKING
 
 import typer
@@ -58,6 +57,8 @@ def _report(error: Exception) -> int:
     elif isinstance(error, NanoAgentError):
         lines = [f"nanoagent: {without_secrets(str(error))}"]
     else:
+        import traceback  # slow, and rarely needed
+
         lines = [without_secrets("".join(traceback.format_exception(error)))]
     print("\n".join(lines), file=sys.stderr)
     return code

@@ -25,7 +25,8 @@ def lines(result: Result, memory_mb: int) -> Iterator[Text]:
     """
     is_success = result.error_type is None
     status = str(result.status) if is_success else f"{result.status} ({result.error_type})"
-    yield Text.assemble((status, "bold green" if is_success else "bold red"), "  ", _facts(result, memory_mb))
+    facts = _facts(result, memory_mb)
+    yield Text.assemble((status, "bold green" if is_success else "bold red"), f"  {facts}" if facts else "")
     if result.error_message is not None:
         yield Text.assemble(("error  ", "red"), result.error_message)
     if result.hint is not None:
