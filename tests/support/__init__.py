@@ -28,12 +28,13 @@
 `programs`: programs that run inside sandboxes, and packages for them.
     attacks: the table of attacks. error_programs: programs that fail. packages: packages of PyPI and npm.
     hostile_packages: packages that attack from the importer.
-    languages: reads docs/languages.md. record_stderr: records error messages.
+    languages: reads docs/functions.md. record_stderr: records error messages.
 
 `checks`: generators of inputs, and what must be true of them.
     archives, messages, conversations: oracles. raw_archives, raw_messages, zips: inputs.
     packs: makes packs from folders, and folders from packs.
     outputs, leftovers: what a run and a worker leave behind. reliability: counts lost and repeated jobs.
     matrix: the part of a matrix of attacks, languages and levels that `make test` runs.
-    waiting: waits for a condition. costs: compares the counts of a hot job with their budgets.
+    task_pages: the files and commands of docs/tasks. waiting: waits for a condition.
+    costs: compares the counts of a hot job with their budgets.
 """

@@ -1,4 +1,4 @@
-"""Reads docs/languages.md, for tests that compare it with the images."""
+"""Reads docs/functions.md, for tests that compare it with the images."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Final
 
-PAGE: Final = Path(__file__).parents[3] / "docs/languages.md"
+PAGE: Final = Path(__file__).parents[3] / "docs/functions.md"
 _COLUMNS: Final = ("python", "nodejs", "cpp", "go")
 
 
