@@ -14,7 +14,7 @@ import pytest
 from nanoagent import __version__, app, cli
 from nanoagent.cli.application import EXIT_INTERRUPTED
 from nanoagent.config import Settings
-from nanoagent.dev.sender.command import Exit
+from nanoagent.dev.sender.stages import Exit
 from nanoagent.doctor import check as checks
 from nanoagent.doctor import examination
 from nanoagent.doctor.finding import Area, Finding, Severity

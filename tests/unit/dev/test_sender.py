@@ -27,6 +27,7 @@ from nanoagent.dev.sender import (
     pack,
     package,
     selection,
+    stages,
 )
 from nanoagent.dev.sender.ignorefile import IGNORE_FILE
 from nanoagent.dev.sender.package import limits_of, packed
@@ -755,8 +756,7 @@ def test_settings_that_somebody_named_win_over_make_dev(
     ("env_file", "option"), [(dev.DEFAULT, ""), (Path("prod uction.env"), " --env-file 'prod uction.env'")]
 )
 def test_the_commands_that_are_proposed_find_the_same_worker(env_file: Path, option: str):
-    call = command.Call(code=Path("f"), env_file=env_file)
-    assert command._next_commands("r1", call).splitlines() == [
+    assert stages.next_commands("r1", env_file).splitlines() == [
         f"  its result:    nanoagent result r1{option}",
         f"  to cancel it:  nanoagent cancel r1{option}",
     ]

@@ -17,14 +17,14 @@ from rich.console import Console
 
 from nanoagent.container.execution import RunControl
 from nanoagent.dev.exec import changes, local_worker, summary
-from nanoagent.dev.sender import language, message, package
+from nanoagent.dev.sender import language, message, package, variables
 from nanoagent.model.errors import InvalidCall, PlatformError, ReturnToQueue
 from nanoagent.model.job import Runtime
 from nanoagent.model.result import NOT_STARTED, ErrorType
 from nanoagent.supervisor import wire
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from nanoagent.config import LocalSettings
     from nanoagent.dev.exec.local_worker import LocalWorker
@@ -153,7 +153,7 @@ def _for_watch(settings: LocalSettings) -> LocalSettings:
 
 def _fields(call: Call, code: Package) -> dict[str, Any]:
     """Return the fields of the job's message, except the input."""
-    optional = {"network": call.network, "modelId": call.model, "env": _variables(call.env)}
+    optional = {"network": call.network, "modelId": call.model, "env": variables.parsed(call.env)}
     return {
         "requestId": f"exec-{uuid.uuid4().hex[:12]}",
         "functionId": code.function_id,
@@ -164,21 +164,6 @@ def _fields(call: Call, code: Package) -> dict[str, Any]:
         "locale": call.locale or language.of_shell(os.environ).locale,
         **{name: value for name, value in optional.items() if value},
     }
-
-
-def _variables(pairs: Sequence[str]) -> dict[str, str]:
-    """Parse the values of `--env`.
-
-    Raises:
-        InvalidCall: A value has no `=`. The message shows only its length, because it may be secret.
-    """
-    variables = {}
-    for pair in pairs:
-        name, mark, value = pair.partition("=")
-        if not mark:
-            raise InvalidCall([f"--env: a value of {len(pair)} characters has no =; write NAME=VALUE"])
-        variables[name] = value
-    return variables
 
 
 @contextmanager

@@ -10,7 +10,8 @@ The object key of the code contains the digest of the code. So two senders with 
 not replace each other's code, and the code of a job does not change after the job was sent.
 
 `ignorefile` reads `.nanoagentignore` for `selection`. `dev` finds the settings of a running `make dev`, and
-`language` the language of the shell.
+`language` the language of the shell. `progress` shows an upload on a terminal. `stages` has the exit codes,
+and the texts for jobs whose sender stops waiting.
 """
 
 from nanoagent.dev.sender.package import pack

@@ -13,14 +13,12 @@ import re
 import shlex
 import sys
 import uuid
-from dataclasses import asdict, dataclass, field
-from enum import IntEnum, StrEnum
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from nanoagent.aws import clients as aws
-from nanoagent.dev.sender import delivery, dev, language, message, package
-from nanoagent.dev.sender.ignorefile import IGNORE_FILE
-from nanoagent.dev.sender.selection import Reason
+from nanoagent.dev.sender import delivery, dev, language, message, package, packing_report, stages
+from nanoagent.dev.sender.stages import Exit, Stage
 from nanoagent.model.errors import InvalidCall, PlatformError, one_line
 from nanoagent.model.job import MAX_TIMEOUT_MS, MIN_MEMORY_MB, Reuse, Runtime
 from nanoagent.model.text import LOCALES
@@ -31,13 +29,6 @@ if TYPE_CHECKING:
     from nanoagent.config import Settings
     from nanoagent.dev.sender.package import Package
 
-_SHOWN_PATHS: Final = 10
-_SHOWN_IN_FULL: Final = (Reason.OUTSIDE, Reason.SECRET_OUTSIDE)
-_ADVICE: Final = {
-    Reason.SECRET: f"To send one, add !NAME to {IGNORE_FILE}.",
-    Reason.OUTSIDE: "To send their targets, use --follow-outside-links.",
-    Reason.SECRET_OUTSIDE: "To send one, copy it into the folder.",
-}
 _FUNCTION_ID_CHARACTERS: Final = 256
 _INPUT_FILE: Final = "input.json"
 # Messages about a missing module or header, of Python, Node.js, g++ and go.
@@ -46,16 +37,6 @@ _MISSING_FILE: Final = re.compile(
 )
 NO_INPUT: Final = "{}"
 """The default of `--input`."""
-
-
-class Exit(IntEnum):
-    """Exit codes of the three commands; Ctrl-C ends with 130."""
-
-    SUCCESS = 0  # the job succeeded; or it was sent with `--wait 0`; or the cancellation was sent
-    NOT_SUCCESSFUL = 1  # the job ended with another status, or before the cancellation
-    INVALID_CALL = 2  # arguments, code or settings are invalid; nothing was sent
-    SERVICE_FAILED = 3  # Redis, S3 or SQS failed
-    NO_RESULT = 4  # no result exists yet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,21 +74,12 @@ class Call:
     settings_file: Path = dev.DEFAULT
 
 
-class _Stage(StrEnum):
-    """The progress of sending a job."""
-
-    UNKNOWN = "unknown"  # for `result` and `cancel`, until a result or a worker shows that the job was sent
-    NOT_SENT = "not sent"
-    SENDING = "maybe sent"
-    SENT = "sent"
-
-
 @dataclass(slots=True)
 class _Report:
     """The output of a command: lines of text during the command, or one JSON document at its end."""
 
     as_json: bool
-    stage: _Stage = _Stage.NOT_SENT
+    stage: Stage = Stage.NOT_SENT
     fields: dict[str, Any] = field(default_factory=dict)
 
     def say(self, text: str) -> None:
@@ -160,7 +132,7 @@ def send(settings: Settings, call: Call) -> int:
         problems = "\n  ".join(exc.problems)
         return report.end(Exit.INVALID_CALL, error=f"nothing was sent:\n  {problems}")
     except (KeyboardInterrupt, asyncio.CancelledError):
-        report.say(f"\n{_after_interruption(report.stage, request_id, call)}")
+        report.say(f"\n{stages.after_interruption(report.stage, request_id, call.env_file)}")
         if call.as_json:
             report.end(Exit.NO_RESULT, error="interrupted")
         raise
@@ -207,30 +179,14 @@ def _report_fields(fields: dict[str, Any], settings: Settings, code: Package) ->
     return {
         **{name: fields[name] for name in ("requestId", "functionId", "runtime", "locale", "s3Key")},
         "s3Bucket": settings.s3_code_bucket,
-        "code": {
-            "digest": code.digest,
-            "files": code.files,
-            "bytes": code.unpacked_bytes,
-            "zipBytes": code.zip_bytes,
-            "leftOut": [asdict(left) for left in code.left_out],
-            "notices": list(code.notices),
-        },
+        "code": code.as_json(),
     }
 
 
 def _say_package(report: _Report, call: Call, code: Package, fields: dict[str, Any]) -> None:
     report.say(f"Request {fields['requestId']}: function {one_line(fields['functionId'])}, {code.runtime}.")
-    sizes = f"{package.shown_size(code.unpacked_bytes)} ({package.shown_size(code.zip_bytes)} as a zip)"
-    alone = f" {_sent_alone(call.code)}" if package.has_other_sources(call.code) else ""
-    report.say(f"Packed {code.files} file{'s' * (code.files != 1)}, {sizes}.{alone}")
-    for reason, paths in package.by_reason(code.left_out).items():
-        shown = len(paths) if reason in _SHOWN_IN_FULL else _SHOWN_PATHS
-        names = ", ".join(one_line(path) for path in paths[:shown])
-        more = f" and {len(paths) - shown} more" if len(paths) > shown else ""
-        advice = f" {_ADVICE[reason]}" if reason in _ADVICE else ""
-        report.say(f"Left out {len(paths)} ({reason}): {names}{more}.{advice}")
-    for notice in code.notices:
-        report.say(notice)
+    for line in packing_report.lines(call.code, code, "send"):
+        report.say(line)
     shell = language.of_shell(os.environ)
     if not call.locale:
         other = "ko" if shell.locale == "en" else "en"
@@ -246,11 +202,11 @@ async def _deliver(
             bucket = settings.s3_code_bucket
             is_new = await delivery.upload(clients, bucket, code)
             report.say(f"{'Uploaded' if is_new else 'Already uploaded:'} {code.key}.")
-            report.stage = _Stage.SENDING
+            report.stage = Stage.SENDING
             await delivery.enqueue(clients, settings.sqs_queue_url, request_id, body)
-            report.stage = _Stage.SENT
+            report.stage = Stage.SENT
             if not call.wait_s:
-                report.say(f"Sent.\n{_next_commands(request_id, call)}")
+                report.say(f"Sent.\n{stages.next_commands(request_id, call.env_file)}")
                 return report.end(Exit.SUCCESS)
             report.say(f"Sent; waiting up to {call.wait_s:g} s for the result. Ctrl-C ends only the wait.")
             found = await results.wait(request_id, call.wait_s)
@@ -261,30 +217,10 @@ async def _deliver(
                 report.say(tip)
             return exit_code
     except PlatformError as exc:
-        if report.stage is _Stage.SENDING and not delivery.may_have_arrived(exc):
-            report.stage = _Stage.NOT_SENT
-        report.say(_after_interruption(report.stage, request_id, call))
-        return report.end(Exit.SERVICE_FAILED, error=_service_failed(exc, call.settings_file))
-
-
-def _after_interruption(stage: _Stage, request_id: str, call: Call) -> str:
-    if stage is _Stage.NOT_SENT:
-        return "Nothing was sent."
-    sent = "The job may have been sent" if stage is _Stage.SENDING else "The job was sent and continues"
-    return f"{sent}.\n{_next_commands(request_id, call)}"
-
-
-def _next_commands(request_id: str, call: Call) -> str:
-    settings = _settings_option(call.env_file)
-    return (
-        f"  its result:    nanoagent result {request_id}{settings}\n"
-        f"  to cancel it:  nanoagent cancel {request_id}{settings}"
-    )
-
-
-def _settings_option(env_file: Path) -> str:
-    """Return the option by which a proposed command finds the same worker."""
-    return "" if env_file == dev.DEFAULT else f" --env-file {shlex.quote(str(env_file))}"
+        if report.stage is Stage.SENDING and not delivery.may_have_arrived(exc):
+            report.stage = Stage.NOT_SENT
+        report.say(stages.after_interruption(report.stage, request_id, call.env_file))
+        return report.end(Exit.SERVICE_FAILED, error=stages.service_failed(exc, call.settings_file))
 
 
 def _ended(found: dict[str, Any], report: _Report) -> Exit:
@@ -304,33 +240,13 @@ def _tips(found: dict[str, Any], call: Call) -> list[str]:
         )
     messages = f"{found.get('errorMessage')} {found.get('stderr')}"
     if _MISSING_FILE.search(messages) and package.has_other_sources(call.code):
-        tips.append(_sent_alone(call.code))
+        tips.append(packing_report.sent_alone(call.code, "send"))
     return tips
 
 
-def _sent_alone(code: Path) -> str:
-    """Return the sentence about a source file whose folder has other sources."""
-    folder = shlex.quote(str(code.parent))
-    entry = package.entry_of(code)
-    needs = "" if (code.parent / entry).is_file() else f" (it needs a {entry})"
-    return f"Only {one_line(code.name)} is sent; `nanoagent send {folder}` sends the folder{needs}."
-
-
 def _not_ended(request_id: str, call: Call, report: _Report) -> Exit:
-    report.say(f"The job continues.\n{_next_commands(request_id, call)}")
-    return report.end(
-        Exit.NO_RESULT, error=f"no result within {call.wait_s:g} s; check that a worker runs on this queue"
-    )
-
-
-def _service_failed(error: PlatformError, settings_file: Path) -> str:
-    return _without_secrets(f"{error}{dev.may_have_ended(settings_file)}")
-
-
-def _without_secrets(text: str) -> str:
-    from nanoagent.telemetry import logs  # noqa: PLC0415 - structlog is slow to import, and rarely needed here
-
-    return logs.without_secrets(text)
+    report.say(f"The job continues.\n{stages.next_commands(request_id, call.env_file)}")
+    return report.end(Exit.NO_RESULT, error=stages.no_result_within(call.wait_s))
 
 
 # --- result and cancel
@@ -345,16 +261,16 @@ def result(
         async with delivery.results(settings) as results:
             return await (results.wait(request_id, wait_s) if wait_s else results.stored(request_id))
 
-    report = _Report(as_json, _Stage.UNKNOWN, {"requestId": request_id})
+    report = _Report(as_json, Stage.UNKNOWN, {"requestId": request_id})
     try:
         message.check_request_id(request_id)
         found = asyncio.run(read())
     except InvalidCall as exc:
         return report.end(Exit.INVALID_CALL, error=str(exc))
     except PlatformError as exc:
-        return report.end(Exit.SERVICE_FAILED, error=_service_failed(exc, settings_file))
+        return report.end(Exit.SERVICE_FAILED, error=stages.service_failed(exc, settings_file))
     if found is not None:
-        report.stage = _Stage.SENT
+        report.stage = Stage.SENT
         return _ended(found, report)
     reasons = "the job has not ended, was not sent, or its result is older than RESULT_TTL_SECONDS"
     return report.end(Exit.NO_RESULT, error=f"no result of {request_id}: {reasons}")
@@ -375,16 +291,16 @@ def cancel(
             found = await results.stored(request_id)
             return found, 0 if found is not None else await results.cancel(request_id)
 
-    report = _Report(as_json, _Stage.UNKNOWN, {"requestId": request_id})
+    report = _Report(as_json, Stage.UNKNOWN, {"requestId": request_id})
     try:
         message.check_request_id(request_id)
         found, workers = asyncio.run(ask())
     except InvalidCall as exc:
         return report.end(Exit.INVALID_CALL, error=str(exc))
     except PlatformError as exc:
-        return report.end(Exit.SERVICE_FAILED, error=_service_failed(exc, settings_file))
+        return report.end(Exit.SERVICE_FAILED, error=stages.service_failed(exc, settings_file))
     if found is not None or workers:
-        report.stage = _Stage.SENT
+        report.stage = Stage.SENT
     if found is not None:
         error = f"{request_id} had already ended with status {found.get('status')}"
         return report.end(Exit.NOT_SUCCESSFUL, error=error)
@@ -394,6 +310,6 @@ def cancel(
         if workers
         else "no worker runs it; a worker that receives it within an hour will not run it"
     )
-    proposed = f"nanoagent result {request_id} --wait 10{_settings_option(env_file)}"
+    proposed = f"nanoagent result {request_id} --wait 10{stages.settings_option(env_file)}"
     report.say(f"Cancelled {request_id}: {where}.\n  its result:  {proposed}")
     return report.end(Exit.SUCCESS)

@@ -20,6 +20,7 @@ from redis.exceptions import RedisError
 
 from nanoagent.aws import clients as aws
 from nanoagent.aws import failures as aws_failures
+from nanoagent.dev.sender import progress
 from nanoagent.model.errors import BrokerError, ResultStoreError, StorageError
 from nanoagent.results import failures
 from nanoagent.results.failures import RedisCallError
@@ -193,7 +194,7 @@ def _document(data: Any) -> dict[str, Any] | None:
 
 
 async def upload(clients: aws.AwsClients, bucket: str, package: Package) -> bool:
-    """Store the code; return False if it is already stored.
+    """Store the code; return False if it is already stored. On a terminal, show the progress.
 
     Raises:
         StorageError: S3 failed.
@@ -204,9 +205,9 @@ async def upload(clients: aws.AwsClients, bucket: str, package: Package) -> bool
     async with aws_failures.deadline(seconds, StorageError, operation):
         s3 = await clients.s3()
         for attempt in range(_PUT_ATTEMPTS):
-            package.zip.seek(0)
             try:
-                await s3.put_object(Bucket=bucket, Key=package.key, Body=package.zip, **condition)
+                with progress.shown(package.zip, package.zip_bytes) as body:
+                    await s3.put_object(Bucket=bucket, Key=package.key, Body=body, **condition)
             except aws_failures.CALL_ERRORS as exc:
                 code = aws_failures.error_code(exc)
                 if code in _EXISTS:

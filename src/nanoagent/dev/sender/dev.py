@@ -24,16 +24,20 @@ DEFAULT: Final = Path(".env")
 """The default file of settings."""
 
 _QUEUE: Final = "SQS_QUEUE_URL"
+CODE_BUCKET: Final = "S3_CODE_BUCKET"
+"""The setting that the commands for deployed functions need."""
+
 _STATE: Final = ".nanoagent"
 
 
 def with_advice(problems: Sequence[str]) -> list[str]:
-    """Return problems of settings, with advice if the queue is not set."""
-    has_no_queue = any(problem.startswith("SQS_QUEUE_URL: is not set") for problem in problems)
-    return [*problems, *([_ADVICE] if has_no_queue else [])]
+    """Return problems of settings, with advice if the queue or the code bucket is not set."""
+    unset = tuple(f"{name}: is not set" for name in (_QUEUE, CODE_BUCKET))
+    is_unset = any(problem.startswith(unset) for problem in problems)
+    return [*problems, *([_ADVICE] if is_unset else [])]
 
 
-def settings_file(env_file: Path, *, quiet: bool = False) -> Path:
+def settings_file(env_file: Path, *, quiet: bool = False, needed: str = _QUEUE) -> Path:
     """Return the file of settings to read: `env_file`, or the file of `make dev` if no queue is set.
 
     The settings of `make dev` are loaded into the environment, and replace variables with the same names.
@@ -42,8 +46,9 @@ def settings_file(env_file: Path, *, quiet: bool = False) -> Path:
     Args:
         env_file: The value of the option `--env-file`, or the default `.env`.
         quiet: Do not print which file is used.
+        needed: The setting that the command needs, if it does not need the queue.
     """
-    if env_file != DEFAULT or os.environ.get(_QUEUE) or names_queue(env_file):
+    if env_file != DEFAULT or any(os.environ.get(name) or has(env_file, name) for name in {_QUEUE, needed}):
         return env_file
     for found in _searched():
         if found.is_file():
@@ -77,7 +82,12 @@ def _searched() -> tuple[Path, ...]:
 
 def names_queue(env_file: Path) -> bool:
     """Return whether a file has settings of a worker. The `.env` of a function has other variables."""
+    return has(env_file, _QUEUE)
+
+
+def has(env_file: Path, name: str) -> bool:
+    """Return whether a file has a value for a setting."""
     try:
-        return bool(dotenv_values(env_file).get(_QUEUE))
+        return bool(dotenv_values(env_file).get(name))
     except (OSError, UnicodeDecodeError):
         return True  # `config.load` reports the error

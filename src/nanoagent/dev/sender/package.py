@@ -19,9 +19,9 @@ import tempfile
 import time
 import zipfile
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import IO, TYPE_CHECKING, BinaryIO, Final, cast
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, Final, cast
 
 from nanoagent.code import archive, entry_file
 from nanoagent.code.archive import ArchiveLimits
@@ -105,6 +105,17 @@ class Package:
         """The object key: a readable name, and the digest, which makes the key unique."""
         name = "".join(c if c.isalnum() or c in "._-" else "-" for c in self.function_id)
         return f"functions/{name.lstrip('.')[:100] or _UNKNOWN_FUNCTION}/{self.digest}.zip"
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the field `code` of the documents that commands print with `--json`."""
+        return {
+            "digest": self.digest,
+            "files": self.files,
+            "bytes": self.unpacked_bytes,
+            "zipBytes": self.zip_bytes,
+            "leftOut": [asdict(left) for left in self.left_out],
+            "notices": list(self.notices),
+        }
 
 
 def pack(code: Path) -> bytes:
