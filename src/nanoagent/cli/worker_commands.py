@@ -67,7 +67,7 @@ def check(env_file: EnvFile = Path(".env"), as_json: AsJson = False) -> int:
 @commands.command()
 def selftest(env_file: EnvFile = Path(".env"), as_json: AsJson = False) -> int:
     """Test the isolation of runs in every language."""
-    settings = settings_of.of_worker(env_file)
+    settings = settings_of.of_function(env_file)
     from nanoagent.selftest import report
     from nanoagent.telemetry import logs
     from nanoagent.wiring import self_test
