@@ -14,10 +14,12 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
+# docs/exit-codes.md has all exit codes.
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_NOT_REACHED = 3
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, the convention of shells
+_EXITS = "0 success, 1 failure, 2 invalid arguments or settings, 3 a service failed, 130 Ctrl-C."
 
 app = typer.Typer(
     help="A worker for functions as a service: jobs from SQS, runs in sandboxes, results to Redis.",
@@ -25,6 +27,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def epilog(*examples: str, exits: str = _EXITS) -> str:
+    """Return the end of the help of a command: examples, and the exit codes.
+
+    Args:
+        examples: Commands without `nanoagent`.
+        exits: The exit codes.
+    """
+    lines = "\n".join(f"  nanoagent {example}" for example in examples)
+    return f"\b\nExamples:\n{lines}\n\nExit codes: {exits}"
 
 
 def _print_version(is_asked: bool) -> None:

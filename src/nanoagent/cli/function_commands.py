@@ -8,18 +8,18 @@ from typing import Annotated
 import typer
 
 from nanoagent.cli import settings as settings_of
-from nanoagent.cli.application import AsJson, Code, EnvFile, Payload, ResultLocale, RuntimeName
+from nanoagent.cli.application import AsJson, Code, EnvFile, Payload, ResultLocale, RuntimeName, epilog
 
 # The values of `exec.command.Exit`, for the same reason.
 _EXEC_EXITS = (
-    "Exit codes: that of the function, and 124 time limit, 125 Docker or this machine failed, 126 invalid "
+    "that of the function, and 124 time limit, 125 Docker or this machine failed, 126 invalid "
     "code or failed build, 2 invalid arguments or settings, 130 Ctrl-C."
 )
 
 commands = typer.Typer()
 
 
-@commands.command()
+@commands.command(epilog=epilog("init hello", "init hello --runtime go", "init summary --calls-model"))
 def init(
     folder: Annotated[Path, typer.Argument(help="Folder for the new function.")],
     runtime: Annotated[str, typer.Option(help="python, nodejs, cpp or go.")] = "python",
@@ -35,7 +35,15 @@ def init(
     print(f"Run it:   nanoagent exec {folder} --input @{folder}/input.json\nTest it:  {folder}/test.sh")
 
 
-@commands.command(name="exec", epilog=_EXEC_EXITS)
+@commands.command(
+    name="exec",
+    epilog=epilog(
+        'exec hello --input \'{"name": "world"}\'',
+        "exec hello --input @input.json --memory 256 --timeout 10",
+        "exec hello --input @input.json --watch",
+        exits=_EXEC_EXITS,
+    ),
+)
 def exec_(  # noqa: PLR0913, PLR0917 - options of a command line
     code: Code,
     payload: Payload = "{}",

@@ -18,19 +18,26 @@ from nanoagent.cli.application import (
     RequestId,
     ResultLocale,
     RuntimeName,
+    epilog,
 )
 
 # These are the values of `sender.command.Exit`. They are written here again, so that `nanoagent --help` need
 # not import that module.
 _SEND_EXITS = (
-    "Exit codes: 0 success, 1 the job ended without success, 2 invalid arguments, code or settings "
+    "0 success, 1 the job ended without success, 2 invalid arguments, code or settings "
     "(nothing was sent), 3 Redis, S3 or SQS failed, 4 no result yet, 130 Ctrl-C."
 )
 
 commands = typer.Typer()
 
 
-@commands.command(epilog=_SEND_EXITS)
+@commands.command(
+    epilog=epilog(
+        'send hello --input \'{"name": "world"}\'',
+        "send hello --input @input.json --wait 0",
+        exits=_SEND_EXITS,
+    )
+)
 def send(  # noqa: PLR0913, PLR0917 - options of a command line
     code: Code,
     runtime: RuntimeName = "",
@@ -80,7 +87,7 @@ def send(  # noqa: PLR0913, PLR0917 - options of a command line
     return command.send(settings, call)
 
 
-@commands.command(epilog=_SEND_EXITS)
+@commands.command(epilog=epilog("result send-1234567890ab --wait 60", exits=_SEND_EXITS))
 def result(
     request_id: RequestId,
     wait_s: Annotated[
@@ -96,7 +103,7 @@ def result(
     return command.result(settings, request_id, wait_s=wait_s, as_json=as_json, settings_file=settings_file)
 
 
-@commands.command(epilog=_SEND_EXITS)
+@commands.command(epilog=epilog("cancel send-1234567890ab", exits=_SEND_EXITS))
 def cancel(
     request_id: RequestId,
     as_json: AsJson = False,

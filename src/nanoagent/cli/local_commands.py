@@ -7,12 +7,12 @@ from pathlib import Path
 import typer
 
 from nanoagent import __version__
-from nanoagent.cli.application import AsJson, State, run_async
+from nanoagent.cli.application import AsJson, State, epilog, run_async
 
 commands = typer.Typer()
 
 
-@commands.command()
+@commands.command(epilog=epilog("images"))
 def images() -> None:
     """Build or update the images in which functions run."""
     from nanoagent.dev import images as building
@@ -20,7 +20,7 @@ def images() -> None:
     run_async(building.build())
 
 
-@commands.command()
+@commands.command(epilog=epilog("demo", "demo --json"))
 def demo(
     as_json: AsJson = False,
     state: State = Path(".nanoagent"),
@@ -34,7 +34,7 @@ def demo(
     return run_async(demonstration.run(state.absolute(), as_json=as_json))
 
 
-@commands.command()
+@commands.command(epilog=epilog("dev"))
 def dev(
     state: State = Path(".nanoagent"),
 ) -> int:
@@ -47,7 +47,7 @@ def dev(
     return run_async(develop.run(state.absolute()))
 
 
-@commands.command()
+@commands.command(epilog=epilog("version"))
 def version() -> None:
     """Print the version."""
     print(__version__)

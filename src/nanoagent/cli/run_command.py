@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import typer
 
 from nanoagent.cli import function_commands, job_commands, local_commands, worker_commands
-from nanoagent.cli.application import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, app
+from nanoagent.cli.application import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_NOT_REACHED, EXIT_USAGE, app
 from nanoagent.cli.settings import without_secrets
 from nanoagent.cli.streams import tolerant
-from nanoagent.model.errors import ConfigError, InvalidCall, NanoAgentError
+from nanoagent.model.errors import ConfigError, InvalidCall, NanoAgentError, PlatformError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-for module in (worker_commands, function_commands, job_commands, local_commands):
+COMMANDS: Final = (worker_commands, function_commands, job_commands, local_commands)
+"""The modules with commands, in the order of `--help`."""
+
+for module in COMMANDS:
     app.add_typer(module.commands)
 
 
@@ -55,6 +58,7 @@ def _report(error: Exception) -> int:
     elif isinstance(error, InvalidCall):
         lines, code = [f"nanoagent: {problem}" for problem in error.problems], EXIT_USAGE
     elif isinstance(error, NanoAgentError):
+        code = EXIT_NOT_REACHED if isinstance(error, PlatformError) else EXIT_FAILED
         lines = [f"nanoagent: {without_secrets(str(error))}"]
     else:
         import traceback  # slow, and rarely needed

@@ -18,13 +18,14 @@ from nanoagent.cli.application import (
     EXIT_USAGE,
     AsJson,
     EnvFile,
+    epilog,
     run_async,
 )
 
 commands = typer.Typer()
 
 
-@commands.command()
+@commands.command(epilog=epilog("run", "run --env-file /etc/nanoagent/env"))
 def run(env_file: EnvFile = Path(".env")) -> None:
     """Take jobs until SIGTERM or Ctrl-C."""
     settings = settings_of.of_worker(env_file)
@@ -40,7 +41,7 @@ def run(env_file: EnvFile = Path(".env")) -> None:
     event_loop.run(process.serve(settings))
 
 
-@commands.command()
+@commands.command(epilog=epilog("check", "check --json"))
 def check(env_file: EnvFile = Path(".env"), as_json: AsJson = False) -> int:
     """Show the settings, and check whether a worker can start."""
     settings = settings_of.of_worker(env_file)
@@ -64,7 +65,7 @@ def check(env_file: EnvFile = Path(".env"), as_json: AsJson = False) -> int:
     return EXIT_FAILED if any(result.problem for result in results) else 0
 
 
-@commands.command()
+@commands.command(epilog=epilog("selftest", "selftest --json"))
 def selftest(env_file: EnvFile = Path(".env"), as_json: AsJson = False) -> int:
     """Test the isolation of runs in every language."""
     settings = settings_of.of_function(env_file)
@@ -81,7 +82,7 @@ def selftest(env_file: EnvFile = Path(".env"), as_json: AsJson = False) -> int:
     return 0 if tested.ok else EXIT_FAILED
 
 
-@commands.command()
+@commands.command(epilog=epilog("doctor", "doctor --json"))
 def doctor(env_file: EnvFile = Path(".env"), as_json: AsJson = False) -> int:
     """Examine the host and every service, and propose remedies."""
     settings_of.load_environment(env_file)
@@ -99,7 +100,9 @@ def doctor(env_file: EnvFile = Path(".env"), as_json: AsJson = False) -> int:
     return EXIT_FAILED if examined.has_problem else 0
 
 
-@commands.command(epilog="Exit codes: 0 success, 3 no worker answers.")
+@commands.command(
+    epilog=epilog("pool", "pool --url http://10.0.0.7:8000", exits="0 success, 3 no worker answers.")
+)
 def pool(
     url: Annotated[
         str, typer.Option(help="URL of the worker's metrics; default: METRICS_HOST and METRICS_PORT.")

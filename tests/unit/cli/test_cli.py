@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from nanoagent import __version__, app, cli
+from nanoagent.cli import settings as settings_of
 from nanoagent.cli.application import EXIT_INTERRUPTED
+from nanoagent.cli.run_command import COMMANDS as MODULES
 from nanoagent.config import Settings
 from nanoagent.dev.sender.stages import Exit
 from nanoagent.doctor import check as checks
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+REGISTERED = [command for module in MODULES for command in module.commands.registered_commands]
 COMMANDS = ("run", "check", "doctor", "selftest", "send", "result", "cancel", "demo", "dev", "version")
 
 
@@ -103,6 +106,36 @@ def test_a_wrong_call_ends_with_2_and_says_what_is_wrong(
     captured = capsys.readouterr()
     assert said in captured.err
     assert "Traceback" not in captured.err + captured.out
+
+
+@pytest.mark.parametrize("command", [command.name or command.callback.__name__ for command in REGISTERED])
+def test_each_command_has_examples_and_exit_codes_in_its_help(
+    command: str, capsys: pytest.CaptureFixture[str]
+):
+    assert cli.main([command, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert f"\n    nanoagent {command}" in text.partition("\n  Examples:")[2]
+    assert "\n  Exit codes: " in text
+
+
+def test_no_summary_of_a_command_is_cut(capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["--help"]) == 0
+    assert "...\n" not in capsys.readouterr().out.partition("Commands:")[2]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(PlatformError("S3 failed"), 3), (ConfigError(["x: is wrong"]), 2), (RuntimeError("a defect"), 1)],
+)
+def test_the_exit_code_tells_services_from_settings_and_defects(
+    error: Exception, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def fail(_: Path) -> None:
+        raise error
+
+    monkeypatch.setattr(settings_of, "of_worker", fail)
+    assert cli.main(["check"]) == code
+    assert str(error).removesuffix(":") in capsys.readouterr().err
 
 
 def test_help_loads_nothing_heavy():
@@ -241,14 +274,14 @@ def test_a_file_of_settings_that_is_missing_is_named_beside_the_settings_that_ar
 # --- failures
 
 
-def test_a_failure_of_the_platform_ends_with_1_and_a_sentence(
+def test_a_failure_of_the_platform_ends_with_3_and_a_sentence(
     nothing_answers: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     async def serve(settings: Settings) -> None:
         raise PlatformError("Docker does not answer")
 
     monkeypatch.setattr(app, "serve", serve)
-    assert cli.main(["run"]) == 1
+    assert cli.main(["run"]) == 3
     assert capsys.readouterr().err == "nanoagent: Docker does not answer\n"
 
 
