@@ -54,6 +54,16 @@ def test_the_benchmark_of_many_functions_has_a_value_for_every_figure():
     assert document["idle_mb"]["python"] > 0
 
 
+@pytest.mark.timeout(DEADLINE_S + 60)
+def test_the_benchmark_of_exec_has_a_value_for_every_figure():
+    document, errors = run("benchmarks.exec_loop", "--runtimes", "python", "--rounds", "1")
+    assert document["failed"] == {}, errors
+    figures = document["runtimes"]["python"]
+    for name in ("first_s", "first_vs_docker_run", "saved_ms", "bare_ms", "saved_vs_bare"):
+        assert figures[name] > 0, name
+    assert set(figures["goals"]) == {"first_s <= 2.5", "saved_ms <= 150"}
+
+
 def run(module: str, *options: str) -> tuple[dict[str, Any], str]:
     """Run a benchmark; return its document and its standard error."""
     command = [sys.executable, "-m", module, *options]
