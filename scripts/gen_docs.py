@@ -194,6 +194,11 @@ SETTINGS_KO: Final = {
     "egress_allow": "실행이 연결할 수 있는 호스트: 이름, *.접미사, 전체는 *; 쉼표로 구분",
     "egress_deny": "사설망 외에 실행이 연결할 수 없는 네트워크(CIDR); 쉼표로 구분",
     "egress_ports": "실행이 연결할 수 있는 TCP 포트; 쉼표로 구분",
+    "secrets_allow": (
+        "함수가 `env`에서 쓸 수 있는 시크릿: `shop-*=ssm:/prod/shop/**` 같은 규칙을 쉼표로 구분; "
+        "비어 있으면 없음 (docs/secrets.md)"
+    ),
+    "secrets_cache_seconds": "시크릿의 값을 메모리에 보관하는 시간(초); 0: 보관하지 않음",
     "egress_max_mb": "실행 하나가 인터넷으로 보내고 받을 수 있는 양의 합(MiB)",
     "metrics_host": "메트릭과 헬스 체크의 주소",
     "metrics_port": "메트릭과 헬스 체크의 포트; 0이면 비어 있는 포트",
@@ -217,7 +222,7 @@ OUTCOMES_KO: Final[dict[ErrorType | None, str]] = {
     ErrorType.BUILD_FAILED: "컴파일러가 코드를 거부함. 메시지는 stderr에 있음",
     ErrorType.INVALID_CODE: "zip이 아니거나, 위험한 zip이거나, 시작 파일이 없거나, 한도를 넘음",
     ErrorType.CODE_NOT_FOUND: "키나 버킷이 없거나 읽을 권한이 없음",
-    ErrorType.INVALID_JOB: "메시지에 requestId는 있으나 다른 필드가 잘못됨",
+    ErrorType.INVALID_JOB: "메시지에 requestId는 있으나 다른 필드가 잘못되었거나, 참조한 시크릿을 쓸 수 없음",
     ErrorType.UNREADABLE: "메시지에서 requestId를 읽을 수 없음",
     ErrorType.PLATFORM: "Docker, S3, Redis, 디스크 또는 워커 자체의 문제",
     ErrorType.CANCELLED: "작업을 보낸 쪽이 취소함",
@@ -422,6 +427,7 @@ GROUPS: Final = (
             "egress_max_mb",
         ),
     ),
+    Group("Secrets", "시크릿", ("secrets_allow", "secrets_cache_seconds")),
     Group(
         "Telemetry",
         "원격 측정",

@@ -18,6 +18,8 @@ A worker is one process with one asyncio loop. The path of a job, and the packag
   limits, reports its end and removes its leftovers. The worker checks all data that comes out of a container.
 * **network**, **ai**: a run reaches models through the gateway, and the internet through the egress filter.
   Both are in the worker, behind listening sockets in the network of the run.
+* **secrets**: a job may refer to secrets. The worker reads them before the run, and hides their values in the
+  output.
 * **results**, **storage**: the worker uploads the output files, then stores and publishes the result, then
   deletes the message. If the worker crashes before the result is stored, the next worker runs the job again.
   If it crashes later, the next worker publishes the stored result again and deletes the message.

@@ -12,7 +12,7 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
@@ -133,6 +133,30 @@ async def test_a_worker_needs_all_that_its_policy_allows_and_nothing_else(
         assert await fetched(link) == 403
 
 
+async def test_secrets_need_all_that_their_policy_allows_and_nothing_else(
+    stack: EmbeddedStack, tmp_path: Path
+):
+    allowed = policy("iam-policy-secrets.json")
+    async with stack.clients() as clients:
+        await (await clients.ssm()).put_parameter(Name="/functions/f/db", Value="v", Type="SecureString")
+        await (await clients.secrets_manager()).create_secret(Name="functions/f", SecretString="v")
+    async with Recorder(stack.endpoint_url, grants=allowed | policy("iam-policy.json")) as recorder:
+        rules = "*=ssm:/functions/{functionId}/*,*=secretsManager:functions/{functionId},*=ssm:/other"
+        async with HeldWorker(stack, tmp_path, recorder, SECRETS_ALLOW=rules) as worker:
+            job: dict[str, Any] = {
+                "s3Key": await worker.upload({"main.py": "import os\nprint(os.environ['B'] == 'v')"})
+            }
+            job["env"] = {"A": {"ssm": "/functions/f/db"}, "B": {"secretsManager": "functions/f"}}
+            assert (await worker.run(**job))["stdout"] == "True\n"
+            refused = await worker.run(**job | {"env": {"B": {"ssm": "/other"}}})
+            assert "it lacks ssm:GetParameter" in refused["errorMessage"]
+            assert await worker.agent.stop() == 0
+    assert recorder.unknown == []
+    assert {call.action for call in recorder.refused()} == {"ssm:GetParameter"}
+    # Both services call KMS themselves, so the recorder does not see these calls.
+    assert {grant.action for grant in allowed - recorder.used()} == {"kms:Decrypt"}
+
+
 async def fetched(link: str) -> int:
     async with aiohttp.ClientSession() as client, client.get(link) as response:
         return response.status
@@ -170,6 +194,12 @@ def test_a_policy_allows_only_one_queue_one_namespace_or_one_prefix_of_a_bucket(
         assert action.isalpha()
         if service == "sqs":
             assert re.fullmatch(r"arn:aws:sqs:[\w-]+:\d{12}:[\w-]+", grant.resource)
+        elif service in {"ssm", "secretsmanager"}:
+            kinds = {"ssm": "parameter/", "secretsmanager": "secret:"}
+            arn = rf"arn:aws:{service}:[\w-]+:\d{{12}}:{kinds[service]}[\w-]+/\*"
+            assert re.fullmatch(arn, grant.resource)
+        elif service == "kms":
+            assert re.fullmatch(r"arn:aws:kms:[\w-]+:\d{12}:key/[\w-]+", grant.resource)
         elif service == "s3":
             assert re.fullmatch(r"arn:aws:s3:::[\w-]+/([\w-]+/)?\*", grant.resource)
         else:

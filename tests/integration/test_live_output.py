@@ -10,6 +10,7 @@ import pytest
 from nanoagent.common.units import MIB
 from nanoagent.model.job import Runtime
 from nanoagent.model.result import ErrorType, Isolation
+from nanoagent.secrets.masking import Mask
 from nanoagent.supervisor import wire
 from support.sandboxes.adversarial import yard
 
@@ -84,6 +85,38 @@ async def test_all_output_arrives_in_order_also_what_the_result_leaves_out(
                 assert ran.execution.collected.stdout.truncated_bytes
         silent = await runs.run(function, "")
         assert silent.execution.collected.stdout == ran.execution.collected.stdout
+
+
+async def test_secrets_are_hidden_in_live_output_the_result_and_the_error() -> None:
+    """The pieces of one value are flushed one by one, on both streams, also at the end of the output."""
+    secret = "hunter22-é"
+    program = f"""
+import os, sys, time
+secret = {secret!r}.encode()
+for stream in (1, 2):
+    os.write(stream, b"begun\\n")
+    for byte in secret + b"\\n" + secret[:6]:
+        os.write(stream, bytes([byte]))
+        time.sleep(0.005)
+sys.exit(f"\\ncannot connect: {{secret.decode()}}")
+"""
+    async with yard(Isolation.SANDBOX, (Runtime.PYTHON,)) as runs:
+        function = runs.function(Runtime.PYTHON, {"main.py": program})
+        pieces: list[tuple[bytes, bytes]] = []
+        async with runs.acquire(function) as acquired:
+            ran = await runs.run_in(
+                acquired,
+                function,
+                "",
+                live=True,
+                on_output=lambda *piece: pieces.append(piece),
+                mask=Mask([secret]),
+            )
+    assert joined(pieces, wire.STDOUT) == b"begun\n***\nhunter"
+    assert joined(pieces, wire.STDERR) == b"begun\n***\nhunter\ncannot connect: ***\n"
+    assert (wire.STDOUT, b"begun\n") in pieces, "output that is no secret waits for nothing"
+    assert ran.stdout == "begun\n***\nhunter"
+    assert ran.stderr == "begun\n***\nhunter\ncannot connect: ***\n"
 
 
 @pytest.mark.parametrize(("runtime", "level"), ENVIRONMENTS)

@@ -144,6 +144,14 @@ class AwsClients:
         """Return the CloudWatch client."""
         return await self._client("cloudwatch")
 
+    async def ssm(self) -> Any:
+        """Return the client of Systems Manager, whose Parameter Store keeps secrets."""
+        return await self._client("ssm")
+
+    async def secrets_manager(self) -> Any:
+        """Return the client of Secrets Manager."""
+        return await self._client("secretsmanager")
+
     async def credentials_lifetime(self) -> CredentialsLifetime | None:
         """Return the lifetime of the SDK's credentials; None if the SDK has none.
 

@@ -53,7 +53,12 @@ def exec_(  # noqa: PLR0913, PLR0917 - options of a command line
     network: Annotated[str, typer.Option(help="none, ai or egress; default: the setting NETWORK.")] = "",
     model: Annotated[str, typer.Option(help="Model of the AI client; default: the setting AI_MODEL.")] = "",
     env: Annotated[
-        list[str] | None, typer.Option("--env", help="NAME=VALUE: a variable of the function; repeatable.")
+        list[str] | None,
+        typer.Option("--env", help="NAME=VALUE, or NAME to take its value from here; repeatable."),
+    ] = None,
+    secret: Annotated[
+        list[str] | None,
+        typer.Option("--secret", help="Refused, because exec has no access to AWS; use --env."),
     ] = None,
     output: Annotated[
         Path | None, typer.Option(help="Folder for output files; default: a new temporary folder.")
@@ -83,6 +88,7 @@ def exec_(  # noqa: PLR0913, PLR0917 - options of a command line
         model=model,
         locale=locale,
         env=tuple(env or ()),
+        secrets=tuple(secret or ()),
         output=output,
         watch=watch,
         as_json=as_json,

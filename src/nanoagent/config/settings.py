@@ -20,6 +20,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from nanoagent.common.units import MIB
 from nanoagent.config import consistency
 from nanoagent.config.consistency import MAX_VISIBILITY_S
+from nanoagent.config.secret_rules import SecretRule, parse_rules
 from nanoagent.config.types import (
     AuthoritiesFile,
     BaseUrl,
@@ -34,6 +35,7 @@ from nanoagent.config.types import (
     Ports,
     Positive,
     PositiveFloat,
+    SecretRules,
     SocketFolder,
     TlsFile,
     UidBase,
@@ -440,6 +442,16 @@ class Settings(BaseSettings):
         1024, description="data that a run may exchange with the internet, sent and received together, MiB"
     )
 
+    # --- secrets
+    secrets_allow: SecretRules = Field(
+        "",
+        description="secrets that functions may use in `env`: rules such as "
+        "`shop-*=ssm:/prod/shop/**`, separated by commas; empty: none (docs/secrets.md)",
+    )
+    secrets_cache_seconds: NotNegative = Field(
+        60, le=3600, description="how long the value of a secret is kept in memory, seconds; 0: not at all"
+    )
+
     # --- self-test
     selftest_interval_seconds: NotNegative = Field(
         3600,
@@ -579,6 +591,11 @@ class Settings(BaseSettings):
     def egress_port_numbers(self) -> tuple[int, ...]:
         """The ports in EGRESS_PORTS."""
         return tuple(int(port) for port in listed(self.egress_ports))
+
+    @property
+    def secret_rules(self) -> tuple[SecretRule, ...]:
+        """The rules in SECRETS_ALLOW."""
+        return parse_rules(self.secrets_allow)
 
     @property
     def secrets(self) -> list[str]:

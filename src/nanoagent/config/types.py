@@ -15,6 +15,7 @@ from typing import Annotated, Final
 from pydantic import AfterValidator, Field, ValidationInfo
 
 from nanoagent.common import gateway_address
+from nanoagent.config.secret_rules import parse_rules
 
 KEY: Final = re.compile(r"[!#-\[\]-~]{1,4096}")
 """A key of a model server.
@@ -106,6 +107,11 @@ def _check_networks(value: str) -> str:
             ipaddress.ip_network(network)
         except ValueError as exc:  # its message has the value
             raise ValueError(f"networks such as 10.0.0.0/8, separated by commas; {exc}") from None
+    return value
+
+
+def _check_secret_rules(value: str) -> str:
+    parse_rules(value)
     return value
 
 
@@ -202,6 +208,7 @@ HostPatterns = Annotated[str, AfterValidator(_check_host_patterns)]
 OwnerPattern = Annotated[str, AfterValidator(_check_owner_pattern)]
 Networks = Annotated[str, AfterValidator(_check_networks)]
 Ports = Annotated[str, AfterValidator(_check_ports)]
+SecretRules = Annotated[str, AfterValidator(_check_secret_rules)]
 ExistingFolder = Annotated[Path, AfterValidator(_check_folder_exists)]
 SocketFolder = Annotated[Path, AfterValidator(_check_socket_paths_fit)]
 UidBase = Annotated[int, AfterValidator(_check_uid_base)]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from nanoagent.common.units import MIB
-from nanoagent.container import judgment
+from nanoagent.container import judgment, output_masking
 from nanoagent.container.cgroup import MemoryUse, RunMeter
 from nanoagent.container.charges import LEFTOVER_BYTES
 from nanoagent.model.errors import ContainerError
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from nanoagent.container.pool import AcquiredContainer
     from nanoagent.model.job import Runtime
     from nanoagent.model.text import Text
+    from nanoagent.secrets.masking import LiveMask, Mask
     from nanoagent.supervisor.session import OnOutput
     from nanoagent.supervisor.wire import RunRequest
 
@@ -50,11 +51,25 @@ class RunControl:
         on_output: Called with each piece of output while the program runs, if the request has `live`.
         kill: Ends the program; None while the program does not run.
         has_ended: Whether the program has ended, so that it is too late to cancel it.
+        mask: Hides secrets in the output; None if the job has no secrets.
     """
 
     on_output: OnOutput | None = None
     kill: Callable[[], None] | None = None
     has_ended: bool = False
+    mask: Mask | None = None
+    _live_mask: LiveMask | None = field(default=None, init=False)
+
+    def hide_secrets(self, mask: Mask) -> None:
+        """Hide the values of secrets in all output of the run."""
+        self.mask = mask
+        if self.on_output is not None:
+            self.on_output = self._live_mask = mask.live(self.on_output)
+
+    def finish_output(self) -> None:
+        """Pass on the output that was held back, because it could be the beginning of a secret."""
+        if self._live_mask is not None:
+            self._live_mask.flush()
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +140,8 @@ async def execute(
         raise ContainerError("the container's interpreter ended during the run, and with it the run")
     had_memory = _ensure_memory(container.group, meter)
     collected = await container.session.collect(request, report, staging)
+    if control.mask is not None:
+        output_masking.hide_secrets(collected, control.mask)
     error_type, message = judgment.judge(request, report, use, collected, language, limits=limits)
     use = _without_growth(container, meter, use, report.flags)
     may_reuse = collected.clean and had_memory and judgment.allows_reuse(error_type)
@@ -227,6 +244,8 @@ def _cancellable(container: RunningContainer, control: RunControl) -> Iterator[N
         control.has_ended = True
     finally:
         control.kill = None
+        if control.mask is not None:
+            control.finish_output()
 
 
 @contextmanager

@@ -68,6 +68,8 @@ async def running(state: Path, console: Console, settings: dict[str, str]) -> As
                 "CODE_CACHE_DIR": str(state / "cache"),
                 "SQS_WAIT_SECONDS": "1",  # a short poll, so that the agent stops quickly
                 "LOCALE": result_locale(console),
+                # The embedded services have only secrets of this stack.
+                "SECRETS_ALLOW": os.environ.get("SECRETS_ALLOW", "*=ssm:**,*=secretsManager:**"),
                 **settings,
             }
         )

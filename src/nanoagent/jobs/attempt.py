@@ -32,6 +32,7 @@ class Attempt:
         on_running: Called when the job is admitted. From then on a drain lets it finish.
         fencing_token: The token of the attempt's claim. Outputs of a later claim are not overwritten.
         control: Kills the program of the run, says whether it has ended, and takes its output.
+        secrets: The environment variables whose values are secrets; they are not a part of the job.
         ai_usage: The run's use of models.
         ai_record: The file with the run's exchanges with models; None unless AI_RECORD asks for it. If the
             run has called no model, the file does not exist.
@@ -45,6 +46,7 @@ class Attempt:
     on_running: Callable[[], None] = lambda: None
     fencing_token: int = 0
     control: RunControl = field(default_factory=RunControl)
+    secrets: dict[str, str] | None = field(default=None, repr=False)
     ai_usage: AiUsage = field(default_factory=AiUsage)
     ai_record: Path | None = None
     timings: Timings = field(default_factory=Timings)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -23,6 +23,7 @@ from nanoagent.model.errors import CachedRejection, CrashLoop, Rejected
 from nanoagent.model.job import Reuse
 from nanoagent.model.result import NOT_STARTED, OUTCOMES, ErrorType, Result
 from nanoagent.model.text import Text
+from nanoagent.secrets.resolver import SecretResolver
 from nanoagent.supervisor.wire import ImportsState
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class ExecutorParts:
     """The collaborators of the executor.
 
     Attributes:
+        secrets: Finds the values of secrets; by default it refuses all references.
         on_cached_failure: Called with `archive`, `build` or `crash`, for each job that fails at once because
             of a cached failure of this kind.
     """
@@ -69,6 +71,7 @@ class ExecutorParts:
     runner: Runner
     outputs: OutputUploader
     tuner: Tuner
+    secrets: SecretResolver = field(default_factory=SecretResolver)
     on_cached_failure: Callable[[str], None] = lambda _: None
 
 
@@ -96,6 +99,8 @@ class Executor:
         """
         try:
             async with AsyncExitStack() as resources:
+                if attempt.job.secrets:
+                    await self._resolve_secrets(attempt)
                 tree = await self._fetch(attempt, resources)
                 run = await self._parts.runner.run(attempt, tree, resources)
                 return await self._report(attempt, tree, run)
@@ -104,6 +109,13 @@ class Executor:
         except CrashLoop:
             self._parts.on_cached_failure("crash")
             raise
+
+    async def _resolve_secrets(self, attempt: Attempt) -> None:
+        """Read the secrets of the job, for its environment, and hide them in its output."""
+        with attempt.timed("fetch"):
+            resolved = await self._parts.secrets.resolve(attempt.job)
+        attempt.secrets = resolved.environment
+        attempt.control.hide_secrets(resolved.mask)
 
     async def _fetch(self, attempt: Attempt, resources: AsyncExitStack) -> CodeTree:
         """Return the job's code; it stays on the disk until `resources` is closed."""

@@ -114,9 +114,12 @@ class Runner:
 
     def _request(self, attempt: Attempt, *, prepare_next: bool) -> RunRequest:
         job, settings = attempt.job, self._settings
+        variables = environment.environment_of(job)
+        if attempt.secrets is not None:
+            variables |= attempt.secrets
         return RunRequest(
             arguments=RECIPES[job.runtime].arguments,
-            environment=environment.environment_of(job),
+            environment=variables,
             payload=job.payload,
             timeout_ms=job.timeout_ms,
             grace_ms=GRACE_MS,

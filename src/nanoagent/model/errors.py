@@ -12,6 +12,7 @@
     │   ├── BrokerError           SQS
     │   ├── ResultStoreError      Redis
     │   ├── StorageError          S3
+    │   ├── SecretsError          Systems Manager, or Secrets Manager
     │   ├── ContainerError        Docker, or a container that died or did not answer
     │   │   ├── ContainerNotMade  no container could be made, so no code has run
     │   │   ├── CrashLoop         the code has just crashed several containers
@@ -162,6 +163,15 @@ class StorageError(PlatformError):
     sender_message = Text(
         "the object store, or the worker's cache of it, failed",
         "객체 저장소 또는 워커의 캐시에 문제가 생겼습니다",
+    )
+
+
+class SecretsError(PlatformError):
+    """A secret could not be read now. A missing secret is `secrets.base.SecretMissing` instead."""
+
+    sender_message = Text(
+        "the service that keeps the secrets of the job failed",
+        "작업의 시크릿을 보관하는 서비스에 문제가 생겼습니다",
     )
 
 

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from nanoagent.model.secret import SecretReference
     from nanoagent.model.text import Locale
 
 MIN_MEMORY_MB: Final = 32
@@ -64,6 +65,7 @@ class Job:
         tenant_id: The owner of the function; None if the message does not name one.
         reuse: What the run may reuse of earlier runs.
         env: More environment variables of the program: names and values. The values may be secret.
+        secrets: The names of more environment variables, and references to the secrets that are their values.
     """
 
     request_id: str
@@ -80,6 +82,7 @@ class Job:
     tenant_id: str | None = None
     reuse: Reuse = Reuse.NONE
     env: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    secrets: tuple[tuple[str, SecretReference], ...] = ()
 
     def version(self, digest: str) -> FunctionVersion:
         """Return the function version that the job runs.

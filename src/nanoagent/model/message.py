@@ -20,6 +20,7 @@ from nanoagent.model.job import MAX_TIMEOUT_MS, MIN_MEMORY_MB, Job, NetworkPolic
 from nanoagent.model.object_names import bucket_hint
 from nanoagent.model.result import ErrorType
 from nanoagent.model.text import LOCALES, Locale, Text
+from nanoagent.model.variables import Variables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,6 +68,7 @@ _MARK: Final = re.compile(r"[ \t\n\r]*([{}:,]?)[ \t\n\r]*")
 
 
 _ABSENT: Final = msgspec.Raw()
+_NO_VARIABLES: Final = Variables()
 
 
 class _RawMessage(msgspec.Struct, rename="camel"):
@@ -128,6 +130,7 @@ def parse_job(body: str | bytes, defaults: JobDefaults) -> Job:
     fields = _Fields(_request_id(raw_message), problems)
     function_id = fields.text("functionId", raw_message.function_id, "unknown", longest=_MAX_FUNCTION_ID)
     runtime = fields.choice("runtime", raw_message.runtime, Runtime, Runtime.PYTHON)
+    env = _NO_VARIABLES if raw_message.env is _ABSENT else fields.env(raw_message.env)
     job = Job(
         request_id=fields.request_id,
         function_id=function_id,
@@ -150,7 +153,8 @@ def parse_job(body: str | bytes, defaults: JobDefaults) -> Job:
             if raw_message.reuse is _ABSENT
             else fields.choice("reuse", raw_message.reuse, Reuse, Reuse.NONE)
         ),
-        env=() if raw_message.env is _ABSENT else fields.env(raw_message.env),
+        env=env.values,
+        secrets=env.secrets,
     )
     if fields.problems:
         shown_runtime = _decode(raw_message.runtime, str) or Runtime.PYTHON
@@ -371,16 +375,16 @@ class _Fields:
             return ""
         return value
 
-    def env(self, raw: msgspec.Raw) -> tuple[tuple[str, str], ...]:
+    def env(self, raw: msgspec.Raw) -> Variables:
         if _is_absent(raw):
-            return ()
+            return _NO_VARIABLES
         try:
             value = json.loads(bytes(raw))
         except (ValueError, RecursionError):
             value = None
-        problems = variables.problems(value)
-        self.problems += problems
-        return () if problems else tuple(value.items())
+        parsed = variables.parse(value)
+        self.problems += parsed.problems
+        return parsed
 
     def bucket(self, raw: msgspec.Raw, default: str) -> str:
         if _is_absent(raw):

@@ -264,7 +264,7 @@ _FAILURES: Final = (
         _B.USER,
         Settle.ACK,
         "invalid",
-        "the message has a requestId but a field is wrong",
+        "the message has a requestId but a field is wrong, or a secret that it refers to cannot be used",
         Text(
             "Correct the field that the message names, and send the job again.",
             "메시지에 나온 필드를 고쳐서 작업을 다시 보내세요.",

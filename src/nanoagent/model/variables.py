@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
 
+from nanoagent.model import secret
 from nanoagent.model.text import Text
+
+if TYPE_CHECKING:
+    from nanoagent.model.secret import SecretReference
 
 MAX_VARIABLES: Final = 64
 MAX_BYTES: Final = 32 * 1024
@@ -23,8 +28,15 @@ RESERVED: Final = frozenset(
 
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 
-_NOT_STRINGS: Final = Text(
-    "env is not an object whose values are strings", "env가 문자열 값을 가진 객체가 아닙니다"
+_NOT_AN_OBJECT: Final = Text(
+    "env is not an object whose values are strings or references to secrets",
+    "env가 문자열 또는 시크릿 참조를 값으로 가진 객체가 아닙니다",
+)
+_NO_REFERENCE: Final = Text(
+    'env: the value of {name} is neither a string nor a reference such as {{"ssm": "/prod/db"}} or'
+    ' {{"secretsManager": "prod/db", "key": "password"}} (docs/contract.md)',
+    'env: {name}의 값이 문자열도, {{"ssm": "/prod/db"}}나'
+    ' {{"secretsManager": "prod/db", "key": "password"}} 같은 참조도 아닙니다 (docs/contract.md)',
 )
 _TOO_MANY: Final = Text(
     "env has {count} variables; at most {most} are allowed",
@@ -48,30 +60,62 @@ _WRONG_VALUE: Final = Text(
 )
 
 
-def problems(env: object) -> list[Text]:
-    """Return the problems of the field `env`. The texts show no values, because these may be secret.
+@dataclass(frozen=True, slots=True)
+class Variables:
+    """The variables of the field `env`.
+
+    Attributes:
+        values: The names and values of variables. The values may be secret.
+        secrets: The names of other variables, and the secrets that are their values.
+        problems: The problems of the field. The texts show no values. With problems, there are no variables.
+    """
+
+    values: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    secrets: tuple[tuple[str, SecretReference], ...] = ()
+    problems: tuple[Text, ...] = ()
+
+
+def parse(env: object) -> Variables:
+    """Parse the field `env`.
 
     Args:
         env: The parsed JSON of the field.
     """
-    if not isinstance(env, dict) or not all(isinstance(value, str) for value in env.values()):
-        return [_NOT_STRINGS]
+    if not isinstance(env, dict):
+        return Variables(problems=(_NOT_AN_OBJECT,))
     if len(env) > MAX_VARIABLES:
-        return [_TOO_MANY.format(count=len(env), most=MAX_VARIABLES)]
-    found = [problem for name, value in env.items() if (problem := _problem(name, value)) is not None]
-    size = sum(len(text.encode(errors="replace")) for pair in env.items() for text in pair)
-    if size > MAX_BYTES:
-        found.append(_TOO_LARGE.format(size=size, most=MAX_BYTES))
-    return found
+        return Variables(problems=(_TOO_MANY.format(count=len(env), most=MAX_VARIABLES),))
+    values = {name: value for name, value in env.items() if isinstance(value, str)}
+    secrets = {name: secret.parse(value) for name, value in env.items() if name not in values}
+    problems = [
+        problem for name, value in env.items() if (problem := _problem(name, value, secrets)) is not None
+    ]
+    if (size := size_bytes(values)) > MAX_BYTES:
+        problems.append(_TOO_LARGE.format(size=size, most=MAX_BYTES))
+    if problems:
+        return Variables(problems=tuple(problems))
+    references = tuple((name, found) for name, found in secrets.items() if found is not None)
+    return Variables(tuple(values.items()), references)
 
 
-def _problem(name: str, value: str) -> Text | None:
+def size_bytes(variables: dict[str, str]) -> int:
+    """Return the size of variables, names and values together, bytes of UTF-8."""
+    return sum(len(text.encode(errors="replace")) for pair in variables.items() for text in pair)
+
+
+def _problem(name: str, value: object, secrets: dict[str, SecretReference | None]) -> Text | None:
     if not _NAME.fullmatch(name):
         return _WRONG_NAME.format(name=ascii(name[:128]))
     if name in RESERVED:
         return _RESERVED_NAME.format(name=name)
+    if isinstance(value, str):
+        return None if is_text(value) else _WRONG_VALUE.format(name=name)
+    return _NO_REFERENCE.format(name=name) if secrets[name] is None else None
+
+
+def is_text(value: str) -> bool:
+    """Whether a variable can have the value: it has no NUL character, and can be encoded."""
     try:
-        is_wrong = b"\0" in value.encode()
+        return b"\0" not in value.encode()
     except UnicodeEncodeError:
-        is_wrong = True
-    return _WRONG_VALUE.format(name=name) if is_wrong else None
+        return False

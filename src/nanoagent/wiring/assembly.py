@@ -51,6 +51,7 @@ async def assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
     broker = await services.open_broker(settings, clients, telemetry.background)
     close_within(opened, "queue", broker.close, settings.sqs_wait_seconds + CLOSE_MAX_S)
     results = await services.open_results(settings, telemetry, opened)
+    secrets = await services.open_secrets(settings, clients, telemetry, opened)
     await runs.parts.pool.filled()
     blocked_reason = await self_test.start(settings, runs, telemetry, opened)
     _exempt_from_garbage_collection()
@@ -62,7 +63,7 @@ async def assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
             result_store=results.store,
             cancellations=results.cancellations,
             spool=results.spool,
-            executor=new_executor(settings, runs, outputs, telemetry),
+            executor=new_executor(settings, runs, outputs, telemetry, secrets),
             outputs=outputs,
             admission=runs.parts.admission,
             pool=runs.parts.pool,

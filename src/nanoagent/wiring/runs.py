@@ -14,6 +14,7 @@ from nanoagent.jobs.parts import RunnerParts
 from nanoagent.jobs.runner import Runner
 from nanoagent.jobs.tuner import Prices, Tuner
 from nanoagent.model.job import Runtime
+from nanoagent.secrets.resolver import SecretResolver
 from nanoagent.wiring import code, containers, network
 
 if TYPE_CHECKING:
@@ -101,8 +102,14 @@ def open_home(settings: Settings, name: str, opened: AsyncExitStack) -> WorkerHo
     return home
 
 
-def new_executor(settings: Settings, runs: Runs, outputs: OutputUploader, telemetry: Telemetry) -> Executor:
-    """Make the executor of jobs."""
+def new_executor(
+    settings: Settings,
+    runs: Runs,
+    outputs: OutputUploader,
+    telemetry: Telemetry,
+    secrets: SecretResolver | None = None,
+) -> Executor:
+    """Make the executor of jobs. Without a resolver, references to secrets are refused."""
     prices = Prices(
         per_gb_second=settings.price_per_gb_second,
         per_request=settings.price_per_request,
@@ -116,6 +123,7 @@ def new_executor(settings: Settings, runs: Runs, outputs: OutputUploader, teleme
             runner=Runner(runs.parts),
             outputs=outputs,
             tuner=Tuner(prices, settings.largest_job_mb),
+            secrets=secrets or SecretResolver(),
             on_cached_failure=telemetry.metrics.jobs.failure_remembered,
         )
     )

@@ -11,6 +11,9 @@ from nanoagent.common.units import MIB
 from nanoagent.results.redis import RedisResultStore
 from nanoagent.results.server import RedisServer, Tls
 from nanoagent.results.spool import Spool
+from nanoagent.secrets.aws import AwsSecretStore
+from nanoagent.secrets.cache import SecretCache
+from nanoagent.secrets.resolver import SecretResolver
 from nanoagent.storage.default_buckets import DefaultBuckets
 from nanoagent.storage.resilient import ResilientStore
 from nanoagent.storage.s3 import S3Store
@@ -69,6 +72,19 @@ async def open_buckets(settings: Settings, clients: AwsClients, opened: AsyncExi
 async def open_store(settings: Settings, clients: AwsClients, buckets: DefaultBuckets) -> ResilientStore:
     """Make the object store, with its circuit breaker."""
     return ResilientStore(S3Store(await clients.s3()), buckets.probe, code_bucket=settings.s3_code_bucket)
+
+
+async def open_secrets(
+    settings: Settings, clients: AwsClients, telemetry: Telemetry, opened: AsyncExitStack
+) -> SecretResolver:
+    """Make the resolver of secrets. Without rules, no client is made, and every reference is refused."""
+    count = telemetry.metrics.jobs.secret_resolved
+    if not settings.secret_rules:
+        return SecretResolver(on_refused=lambda: count("refused"))
+    store = AwsSecretStore(await clients.ssm(), await clients.secrets_manager())
+    cache = SecretCache(store, settings.secrets_cache_seconds, on_read=count)
+    opened.push_async_callback(cache.close)
+    return SecretResolver(settings.secret_rules, cache, on_refused=lambda: count("refused"))
 
 
 async def open_broker(

@@ -69,7 +69,9 @@ def tried(body: str | bytes) -> Ending:
     assert ending.request_id == document["requestId"]
     wrong = {name for name in _FIELDS[1:] if not _is_right(name, document.get(name))}
     if isinstance(ending, InvalidJob):
-        _check_invalid(ending, wrong, has_constants=has_constants)
+        # tests/unit/model/test_variables.py has the rules of `env`.
+        has_variables = document.get("env") is not None
+        _check_invalid(ending, wrong, may_be_refused=has_constants or has_variables)
     else:
         assert not wrong, f"taken although {wrong} is wrong"
         assert not has_constants, "taken although it is no JSON"
@@ -84,13 +86,13 @@ def _check_sentence(text: str, beginnings: tuple[str, ...]) -> None:
     assert len(text) <= LONGEST_MESSAGE
 
 
-def _check_invalid(invalid: InvalidJob, wrong: set[str], *, has_constants: bool) -> None:
+def _check_invalid(invalid: InvalidJob, wrong: set[str], *, may_be_refused: bool) -> None:
     rejection = invalid.rejection
     assert rejection.error_type is ErrorType.INVALID_JOB
     message = str(rejection.message)
     _check_sentence(message, ("",))
-    assert "; expected " in message, "what was expected is not said"
-    assert wrong or has_constants, f"refused without a reason: {message}"
+    assert "; expected " in message or re.search(r"(^|; )env\b", message), "what was expected is not said"
+    assert wrong or may_be_refused, f"refused without a reason: {message}"
     for name in _FIELDS[1:]:
         named = re.search(rf"(^|; ){name} is ", message) is not None
         assert named or name not in wrong, f"{name} is wrong and not named"
@@ -123,6 +125,7 @@ def _check_job(job: Job, document: dict[str, Any], body: str | bytes) -> None:
     assert job.locale == given.get("locale", DEFAULTS.locale)
     assert job.tenant_id == given.get("tenantId")
     assert job.reuse == given.get("reuse", "none")
+    assert {name for name, _ in (*job.env, *job.secrets)} == set(given.get("env", {}))
     text = job.payload.decode()
     assert text in ((body if isinstance(body, str) else body.decode()) if "input" in document else "{}")
     assert _parse(text, []) == document.get("input", {})

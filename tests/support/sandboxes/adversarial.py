@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from nanoagent.container.pool import AcquiredContainer, Pool
     from nanoagent.container.worker_home import WorkerHome
     from nanoagent.network.listening_sockets import ListeningAddress
+    from nanoagent.secrets.masking import Mask
     from nanoagent.supervisor.session import OnOutput
 
 PROGRAMS = Path(__file__).parents[2] / "adversarial" / "programs"
@@ -155,12 +156,15 @@ class Yard:
         *,
         network: AbstractAsyncContextManager[None] | None = None,
         on_output: OnOutput | None = None,
+        mask: Mask | None = None,
         **changes: Any,
     ) -> Ran:
-        """Run a function in an acquired container, with a network, and with a reader of its live output."""
+        """Run a function in an acquired container, with a network, a reader of live output, and secrets."""
         fields = {"arguments": RECIPES[function.runtime].arguments, "prepare_next": acquired.reuse} | changes
         request = request_for(said.encode(), **fields)
         control = RunControl(on_output)
+        if mask is not None:
+            control.hide_secrets(mask)
         ended = await execution.execute(acquired, request, self._spool(), control, network)
         return Ran(ended, acquired)
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+_ENDPOINTS: Final = ("", "_SQS", "_S3", "_CLOUDWATCH", "_SSM", "_SECRETS_MANAGER")
 _REGION: Final = "ap-northeast-2"
 _ACCOUNT: Final = "123456789012"
 ACTIONS: Final = {
@@ -44,6 +45,8 @@ ACTIONS: Final = {
     "CompleteMultipartUpload": "s3:PutObject",
     "AbortMultipartUpload": "s3:AbortMultipartUpload",
     "PutMetricData": "cloudwatch:PutMetricData",
+    "GetParameter": "ssm:GetParameter",
+    "GetSecretValue": "secretsmanager:GetSecretValue",
 }
 """The permission that each operation needs."""
 
@@ -116,8 +119,10 @@ def grants_of(policy: dict[str, Any]) -> set[Grant]:
         assert statement["Effect"] == "Allow", statement
         namespace = None
         if condition := statement.get("Condition"):
-            namespace = condition["StringEquals"]["cloudwatch:namespace"]
-            assert condition == {"StringEquals": {"cloudwatch:namespace": namespace}}
+            namespace = condition["StringEquals"].get("cloudwatch:namespace")
+            via = condition["StringEquals"].get("kms:ViaService")
+            names = {"cloudwatch:namespace": namespace, "kms:ViaService": via}
+            assert condition == {"StringEquals": {name: value for name, value in names.items() if value}}
         new = {
             Grant(action, resource, namespace)
             for action in _listed(statement["Action"])
@@ -142,7 +147,9 @@ def operations_in(*modules: Path) -> set[str]:
     calls = {
         call
         for module in modules
-        for call in re.findall(r"\b(?:_client|client|s3|sqs)\.([a-z]+_[a-z_]+)\(", module.read_text())
+        for call in re.findall(
+            r"\b(?:_client|client|s3|sqs|_ssm|_secrets_manager)\.([a-z]+_[a-z_]+)\(", module.read_text()
+        )
     }
     return {call.title().replace("_", "") for call in calls - {"generate_presigned_url"}}
 
@@ -210,7 +217,7 @@ class Recorder:
 
     def environment(self) -> dict[str, str]:
         """Return the variables that make a worker use this proxy."""
-        return {f"AWS_ENDPOINT_URL{service}": self.url for service in ("", "_SQS", "_S3", "_CLOUDWATCH")}
+        return {f"AWS_ENDPOINT_URL{service}": self.url for service in _ENDPOINTS}
 
     def used(self) -> set[Grant]:
         """Return the grants that a call has needed."""
@@ -280,6 +287,14 @@ class Recorder:
             fields = json.loads(body)
             queue = self._name(fields.get("QueueName") or fields["QueueUrl"].rsplit("/", 1)[-1])
             return Call(operation, action, f"arn:aws:sqs:{_REGION}:{_ACCOUNT}:{queue}")
+        if service == "AmazonSSM" and action.startswith("ssm:"):
+            # A version behind a colon is not a part of the ARN.
+            name = json.loads(body)["Name"].partition(":")[0].lstrip("/")
+            return Call(operation, action, f"arn:aws:ssm:{_REGION}:{_ACCOUNT}:parameter/{name}")
+        if service == "secretsmanager" and action.startswith("secretsmanager:"):
+            # Secrets Manager adds six random characters to the name.
+            arn = f"arn:aws:secretsmanager:{_REGION}:{_ACCOUNT}:secret:{json.loads(body)['SecretId']}-a1B2c3"
+            return Call(operation, action, arn)
         if service.startswith("GraniteService") and action.startswith("cloudwatch:"):
             return Call(operation, action, "*", namespace=json.loads(body)["Namespace"])
         raise UnknownCall(target)

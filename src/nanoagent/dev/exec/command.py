@@ -59,7 +59,8 @@ class Call:
         timeout_s: The time limit, seconds.
         network: The network of the run; empty for the value of NETWORK.
         model: The model of the run; empty for the value of AI_MODEL.
-        env: Variables of the function, each as `NAME=VALUE`.
+        env: Variables of the function, each as `NAME=VALUE`, or as `NAME` for the value in the environment.
+        secrets: References to secrets, each as `NAME=REFERENCE`. They are refused.
         locale: `ko` or `en`; empty for the language of the shell.
         output: The folder for output files; None for a new temporary folder.
         watch: Whether to run again when the files change.
@@ -74,6 +75,7 @@ class Call:
     network: str = ""
     model: str = ""
     env: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = ()
     locale: str = ""
     output: Path | None = None
     watch: bool = False
@@ -131,6 +133,15 @@ def _check_options(call: Call) -> Runtime | None:
     """Refuse options that cannot be used; return the language, if it is given."""
     if call.watch and (call.as_json or call.payload == "-"):
         raise InvalidCall(["--watch: cannot be used with --json or with --input -"])
+    if call.secrets:
+        names = [pair.partition("=")[0] for pair in call.secrets]
+        raise InvalidCall(
+            [
+                f"--secret {name}: exec has no access to AWS; give a value for tests: --env {name} (from this"
+                f" environment) or --env {name}=VALUE"
+                for name in names
+            ]
+        )
     if call.runtime and call.runtime not in set(Runtime):
         raise InvalidCall([f"--runtime {call.runtime}: is not one of {', '.join(Runtime)}"])
     return Runtime(call.runtime) if call.runtime else None

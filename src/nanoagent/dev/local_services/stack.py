@@ -121,7 +121,7 @@ class EmbeddedStack:
     def environment(self) -> dict[str, str]:
         """Return the environment variables with which a worker uses this stack."""
         # Set the variable of each service, because it has priority over the common one.
-        names = ("", "_SQS", "_S3", "_CLOUDWATCH")
+        names = ("", "_SQS", "_S3", "_CLOUDWATCH", "_SSM", "_SECRETS_MANAGER")
         return {
             **{f"AWS_ENDPOINT_URL{name}": self.endpoint_url for name in names},
             "AWS_ACCESS_KEY_ID": _ACCESS_KEY,

@@ -83,6 +83,9 @@ class JobMetrics:
         self._uploaded = define.counter(
             "worker_outputs_uploaded_bytes_total", "Bytes of output files uploaded"
         )
+        self._secrets = define.counter(
+            "worker_secrets_total", "Secrets that jobs refer to, by how they were resolved", "outcome"
+        )
         self._processed_by = cache(processed.labels)
         self._duration_by = cache(duration.labels)
         self._phase_by = cache(phase.labels)
@@ -153,6 +156,10 @@ class JobMetrics:
     def failure_remembered(self, reason: str) -> None:
         """Count a job that the failure cache answered; `reason` is a constant of `nanoagent.jobs`."""
         self._remembered.labels(reason).inc()
+
+    def secret_resolved(self, outcome: str) -> None:
+        """Count a secret; `outcome` is a constant of `secrets.cache`, or `refused`."""
+        self._secrets.labels(outcome).inc()
 
     def outputs_uploaded(self, size_bytes: int) -> None:
         """Count uploaded bytes of output files."""

@@ -104,7 +104,9 @@ def test_a_name_of_an_output_file_cannot_control_the_terminal() -> None:
     [
         ({"runtime": "ruby"}, "--runtime ruby: is not one of python, nodejs, cpp, go"),
         ({"payload": "{"}, "--input {: is not JSON"),
-        ({"env": ("A", "B=1")}, "--env: a value of 1 characters has no ="),
+        ({"env": ("hunter2", "B=1")}, "--env: a value of 7 characters has no ="),
+        ({"env": ("NOT_SET_HERE",)}, "--env NOT_SET_HERE: is not set in this environment"),
+        ({"secrets": ("DB=ssm:/prod/db",)}, "--secret DB: exec has no access to AWS; give a value"),
         ({"watch": True, "as_json": True}, "--watch: cannot be used with --json"),
         ({"watch": True, "payload": "-"}, "--watch: cannot be used with --json or with --input -"),
     ],
