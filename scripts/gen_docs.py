@@ -47,6 +47,9 @@ SETTINGS_KO: Final = {
     "redis_tls_key_file": "클라이언트 인증서의 개인 키 PEM 파일. 암호화되지 않은 것",
     "redis_tls_cert_file": "클라이언트 인증서와 그 체인의 PEM 파일. 서버가 요구하는 경우에만",
     "result_ttl_seconds": "Redis에 결과를 보관하는 시간(초)",
+    "job_index_size": (
+        "`nanoagent jobs`가 보여 줄 수 있는 모든 워커의 최근 작업 수; 0이면 이 워커의 작업을 기록하지 않음"
+    ),
     "max_result_bytes": (
         "결과 크기의 한도(바이트); 넘으면 전체 stdout과 stderr를 S3에 올리고 결과에 링크를 남김"
     ),
@@ -286,6 +289,7 @@ GROUPS: Final = (
             "redis_tls_key_file",
             "redis_tls_cert_file",
             "result_ttl_seconds",
+            "job_index_size",
             "max_result_bytes",
             "result_spool_mb",
             "locale",

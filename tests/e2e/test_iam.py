@@ -10,12 +10,14 @@ import asyncio
 import json
 import os
 import re
+import secrets
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
+from redis import asyncio as redis
 
 from nanoagent.telemetry.cloudwatch import NAMESPACE
 from support.agents.worker import RESULT_DEADLINE_S, WorkerUnderTest
@@ -182,6 +184,34 @@ async def test_a_sender_needs_all_that_its_policy_allows_and_nothing_else(
         assert b"Sent." in said
         assert recorder.unknown == []
         assert recorder.operations() == operations_in(SOURCE / "dev/sender/delivery.py")
+        assert allowed - recorder.used() == set()
+        assert recorder.refused() == set()
+
+
+async def test_a_reader_needs_all_that_its_policy_allows_and_nothing_else(
+    stack: EmbeddedStack, tmp_path: Path
+):
+    allowed = policy("iam-policy-reader.json")
+    request_id = f"r-{secrets.token_hex(4)}"
+    key = f"outputs/{request_id}/a.txt"
+    link = f"https://s3.eu-west-1.amazonaws.com/{stack.data_bucket}/{key}"
+    async with stack.clients() as clients:
+        await (await clients.s3()).put_object(Bucket=stack.data_bucket, Key=key, Body=b"content")
+    document = {"requestId": request_id, "status": "SUCCESS", "outputFiles": [link]}
+    async with redis.Redis(host=stack.redis_host, port=stack.redis_port) as client:
+        await client.set(f"job:{request_id}", json.dumps(document), ex=600)
+    async with Recorder(stack.endpoint_url, grants=allowed) as recorder:
+        recorder.names |= {stack.data_bucket: DATA}
+        environment = stack.environment() | recorder.environment()
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "nanoagent", "outputs", request_id, "--download", str(tmp_path / "out")),
+            env=os.environ | environment,
+            cwd=tmp_path,
+        )
+        assert await process.wait() == 0
+        assert (tmp_path / "out/a.txt").read_bytes() == b"content"
+        assert recorder.unknown == []
+        assert recorder.operations() == operations_in(SOURCE / "dev/jobs/outputs.py")
         assert allowed - recorder.used() == set()
         assert recorder.refused() == set()
 

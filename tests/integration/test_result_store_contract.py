@@ -39,6 +39,7 @@ GRANTED = b"$13\r\nclaimed 7 0 0\r\n"
 PUBLISHED = b":1\r\n"
 DATABASE = 5  # emptied before each test, so not the one that agents under test use
 DOCUMENT = '{"requestId":"r","stdout":"안녕"}'.encode()
+ABOUT = b'["f",128]'
 
 
 class Server(Protocol):
@@ -69,6 +70,13 @@ class Server(Protocol):
         ...
 
     def cancellations(self) -> Cancellations: ...
+    async def entries(self) -> list[bytes]:
+        """The index of jobs, the oldest entry first."""
+        ...
+
+    async def running(self) -> dict[str, bytes]:
+        """The claimed requests in the index, and what their claims say."""
+        ...
 
 
 @dataclass
@@ -106,6 +114,18 @@ class RedisServer:
                 if message["data"] == b"end":
                     return heard
                 heard.append(bytes(message["data"]))
+
+    async def entries(self) -> list[bytes]:
+        answer: Any = await self.redis.xrange("nanoagent:jobs")
+        return [fields[b"job"] for _, fields in answer]
+
+    async def running(self) -> dict[str, bytes]:
+        found: dict[str, bytes] = {}
+        members: Any = await self.redis.zrange("nanoagent:running", 0, -1)
+        for request in [member.decode() for member in members]:
+            about: Any = await self.redis.hget(f"nanoagent:claim:{request}", "about")
+            found[request] = about or b""
+        return found
 
     async def forget(self) -> None:
         """Let every TTL run out."""
@@ -164,6 +184,12 @@ class MemoryServer:
     def cancellations(self) -> Cancellations:
         return self.result_store
 
+    async def entries(self) -> list[bytes]:
+        return self.result_store.entries
+
+    async def running(self) -> dict[str, bytes]:
+        return self.result_store.running
+
 
 @asynccontextmanager
 async def opened_redis(stack: EmbeddedStack) -> AsyncIterator[RedisServer]:
@@ -190,8 +216,8 @@ async def server(request: pytest.FixtureRequest, stack: EmbeddedStack) -> AsyncI
         yield server
 
 
-async def claimed(result_store: ResultStore, request_id: str = "r") -> Claim:
-    claim = await result_store.claim(request_id)
+async def claimed(result_store: ResultStore, request_id: str = "r", about: bytes = b"") -> Claim:
+    claim = await result_store.claim(request_id, about)
     assert isinstance(claim, Claim)
     return claim
 
@@ -216,6 +242,61 @@ async def test_a_document_is_forgotten_after_its_time(server: Server):
     await server.forget()
 
     assert await server.read("r") is None
+
+
+# --- the index of jobs
+
+
+async def test_a_job_is_running_from_its_claim_to_its_result_and_has_one_entry_then(server: Server):
+    claim = await claimed(server.result_store, about=ABOUT)
+    assert (await server.running(), await server.entries()) == ({"r": ABOUT}, [])
+
+    for _ in range(2):  # the answer to the first was lost, say
+        assert await server.result_store.publish(claim, DOCUMENT, b"entry")
+
+    assert (await server.running(), await server.entries()) == ({}, [b"entry"])
+
+
+async def test_a_result_that_is_refused_has_no_entry_and_its_job_still_runs(server: Server):
+    late = await claimed(server.result_store, about=ABOUT)
+    await server.lapse("r")
+    await claimed(server.another(), about=b"other")
+
+    assert await server.result_store.publish(late, DOCUMENT, b"late") is False
+
+    assert (await server.running(), await server.entries()) == ({"r": b"other"}, [])
+
+
+async def test_a_job_whose_attempt_failed_does_not_run_and_has_an_entry(server: Server):
+    claim = await claimed(server.result_store, about=ABOUT)
+
+    await server.result_store.release(claim, failed=True, entry=b"waits")
+
+    assert (await server.running(), await server.entries()) == ({}, [b"waits"])
+
+
+async def test_a_job_that_is_returned_does_not_run_and_has_no_entry(server: Server):
+    await server.result_store.release(await claimed(server.result_store, about=ABOUT))
+
+    assert (await server.running(), await server.entries()) == ({}, [])
+
+
+async def test_a_worker_that_was_superseded_changes_nothing_in_the_index(server: Server):
+    late = await claimed(server.result_store, about=ABOUT)
+    await server.lapse("r")
+    await claimed(server.another(), about=b"other")
+
+    await server.result_store.release(late, failed=True, entry=b"late")
+
+    assert (await server.running(), await server.entries()) == ({"r": b"other"}, [])
+
+
+async def test_entries_are_in_the_order_of_the_results(server: Server):
+    for request in "abc":
+        claim = await claimed(server.result_store, request, ABOUT)
+        assert await server.result_store.publish(claim, DOCUMENT, request.encode())
+
+    assert await server.entries() == [b"a", b"b", b"c"]
 
 
 # --- claims
@@ -755,6 +836,93 @@ async def test_a_server_whose_clock_has_gone_back_still_gives_larger_tokens(redi
     assert (await claimed(redis_server.result_store)).token == 9_007_199_254_740_001
 
 
+# --- the index of jobs on Redis
+
+
+async def test_the_index_is_bounded_and_expires(redis_server: RedisServer):
+    result_store = RedisResultStore(At(*redis_server.address, db=DATABASE), ttl_s=TTL_S, indexed_jobs=200)
+    redis_server.others.append(result_store)
+    for number in range(1000):
+        claim = await claimed(result_store, f"r{number}", ABOUT)
+        assert await result_store.publish(claim, DOCUMENT, b"%d" % number)
+
+    entries = await redis_server.entries()
+    assert entries == [b"%d" % number for number in range(1000 - len(entries), 1000)]
+    assert 200 <= len(entries) < 300  # Redis removes whole nodes of a hundred entries
+    assert 0 < await redis_server.redis.ttl("nanoagent:jobs") <= TTL_S
+    assert await redis_server.running() == {}
+
+
+async def test_a_result_store_without_an_index_writes_none(redis_server: RedisServer):
+    result_store = RedisResultStore(At(*redis_server.address, db=DATABASE), indexed_jobs=0)
+    redis_server.others.append(result_store)
+    claim = await claimed(result_store, about=ABOUT)
+    await result_store._renew_all()
+    assert await result_store.publish(claim, DOCUMENT, b"entry")
+    await result_store.release(await claimed(result_store, "s", ABOUT), failed=True, entry=b"entry")
+
+    assert not await redis_server.redis.exists("nanoagent:jobs", "nanoagent:running")
+
+
+async def test_old_entries_and_requests_of_dead_workers_are_removed(redis_server: RedisServer):
+    result_store = redis_server.result_store
+    assert isinstance(result_store, RedisResultStore)
+    seconds, _ = await redis_server.redis.time()
+    for age_s in (TTL_S + 10, TTL_S - 10):
+        await redis_server.redis.xadd(
+            "nanoagent:jobs", {"job": f"{age_s}"}, id=f"{(seconds - age_s) * 1000}-1"
+        )
+    for request, age_s in (("old", scripts.LOST_TTL_S + 10), ("recent", scripts.LOST_TTL_S - 10)):
+        await redis_server.redis.zadd("nanoagent:running", {request: (seconds - age_s) * 1_000_000})
+
+    await result_store._tend_index()
+
+    assert await redis_server.entries() == [f"{TTL_S - 10}".encode()]
+    assert set(await redis_server.running()) == {"recent"}
+    assert 0 < await redis_server.redis.ttl("nanoagent:running") <= scripts.CLAIM_TTL_S
+
+
+async def test_the_index_is_tended_while_a_worker_runs(redis_server: RedisServer):
+    await redis_server.redis.zadd("nanoagent:running", {"dead": 1})
+    await claimed(redis_server.result_store, about=ABOUT)
+
+    async with asyncio.timeout(DEADLINE_S):
+        while "dead" in await redis_server.running():  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.01)
+    assert "r" in await redis_server.running()
+
+
+async def test_a_renewal_moves_the_end_of_a_running_job(redis_server: RedisServer):
+    result_store = redis_server.result_store
+    assert isinstance(result_store, RedisResultStore)
+    await claimed(result_store, about=ABOUT)
+    before = await redis_server.redis.zscore("nanoagent:running", "r")
+
+    await result_store._renew_all()
+
+    until = await redis_server.redis.hget("nanoagent:claim:r", "until")
+    assert await redis_server.redis.zscore("nanoagent:running", "r") == int(until or 0) > (before or 0)
+
+
+async def test_a_user_who_may_not_write_the_index_can_work_without_it_and_is_told(redis_server: RedisServer):
+    without = [right for right in documented_rights() if right not in {"+xadd", "+zadd", "+zrem"}]
+    password = secrets.token_hex(8)
+    await redis_server.redis.execute_command("ACL", "SETUSER", "old", "reset", "on", f">{password}", *without)
+    result_store = RedisResultStore(At(*redis_server.address, DATABASE, username="old", password=password))
+    redis_server.others.append(result_store)
+
+    with capture_logs() as logs:
+        await result_store.ping()
+    claim = await claimed(result_store, about=ABOUT)
+    await result_store._renew_all()
+    assert await result_store.publish(claim, DOCUMENT, b"entry")
+
+    assert await redis_server.read("r") == DOCUMENT
+    assert [log["event"] for log in logs] == ["jobs not listed"]
+    assert "docs/operations.md" in logs[0]["remedy"]
+    await redis_server.redis.execute_command("ACL", "DELUSER", "old")
+
+
 def documented_rights() -> list[str]:
     """What docs/operations.md says that a Redis user of the worker's own has to be allowed."""
     text = (Path(__file__).parents[2] / "docs/operations.md").read_text()
@@ -778,6 +946,8 @@ async def test_the_documented_permissions_are_sufficient_and_necessary(redis_ser
         )
         try:
             await result_store.ping()
+            if result_store.index_refusal is not None:
+                return False
             await result_store.ask("PING")
             await answered(result_store, DOCUMENT, "a")
             assert await result_store.claim("a") == Answered(DOCUMENT)

@@ -193,12 +193,13 @@ async def test_after_the_wait_the_job_is_read_and_cancelled_by_its_request_id(
 
     async with end.redis.pubsub() as worker:
         await worker.subscribe(f"cancel:{request_id}")
-        assert await run("cancel", request_id) == 0
+        assert await run("cancel", request_id, "--wait", "0") == 0
         assert "the worker that runs it received the cancellation" in capsys.readouterr().err
         assert [await worker.get_message(timeout=DEADLINE_S) for _ in range(2)][1]["type"] == "message"
     assert await end.redis.ttl(f"cancel:{request_id}") > 0
     assert await run("cancel", request_id, "--json") == 0
-    assert json.loads(capsys.readouterr().out)["workers"] == 0
+    cancelled = json.loads(capsys.readouterr().out)
+    assert (cancelled["workers"], cancelled["outcome"]) == (0, "not received")
 
     waiting = asyncio.create_task(run("result", request_id, "--wait", "60"))
     await end.until_awaited(request_id)

@@ -127,11 +127,11 @@ async def test_one_result_that_the_store_does_not_take_does_not_hold_up_the_othe
 ):
     publish = rig.result_store.publish
 
-    async def refuse_one(claim: Claim, document: bytes) -> bool:
+    async def refuse_one(claim: Claim, document: bytes, entry: bytes) -> bool:
         if claim.request_id == "large":
             rig.result_store.down = True
         try:
-            return await publish(claim, document)
+            return await publish(claim, document, entry)
         finally:
             rig.result_store.down = False
 

@@ -1,4 +1,4 @@
-"""The commands for jobs: `send`, `result` and `cancel`."""
+"""The commands for jobs: `send`, `jobs`, `result`, `cancel` and `outputs`."""
 
 from __future__ import annotations
 
@@ -26,6 +26,16 @@ from nanoagent.cli.application import (
 _SEND_EXITS = (
     "0 success, 1 the job ended without success, 2 invalid arguments, code or settings "
     "(nothing was sent), 3 Redis, S3 or SQS failed, 4 no result yet, 130 Ctrl-C."
+)
+
+_JOBS_EXITS = "0 success, 2 invalid arguments or settings, 3 Redis failed, 130 Ctrl-C."
+_CANCEL_EXITS = (
+    "0 the job was stopped or will not run, 1 it had ended before, 2 invalid arguments or settings, "
+    "3 Redis failed, 4 its worker has the cancellation, but there is no result yet, 130 Ctrl-C."
+)
+_OUTPUTS_EXITS = (
+    "0 success, 1 a file could not be downloaded, 2 invalid arguments, folder or settings, 3 Redis or S3 "
+    "failed, 4 no result yet, 130 Ctrl-C."
 )
 
 commands = typer.Typer()
@@ -87,6 +97,32 @@ def send(  # noqa: PLR0913, PLR0917 - options of a command line
     return command.send(settings, call)
 
 
+@commands.command(
+    epilog=epilog("jobs --failed --since 1h", "jobs --function hello --status running", exits=_JOBS_EXITS)
+)
+def jobs(  # noqa: PLR0913, PLR0917 - options of a command line
+    function_id: Annotated[str, typer.Option("--function", help="Only jobs of this function ID.")] = "",
+    status: Annotated[
+        list[str] | None,
+        typer.Option(help="running, waiting, success, failed or timeout; repeatable."),
+    ] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="Only jobs that failed or timed out.")] = False,
+    since: Annotated[str, typer.Option(help="Only jobs that ended in this time, such as 30m, 1h, 2d.")] = "",
+    limit: Annotated[int, typer.Option(help="The largest number of jobs.")] = 20,
+    as_json: AsJson = False,
+    env_file: EnvFile = Path(".env"),
+) -> int:
+    """List recent jobs of all workers, the newest first.
+
+    Running jobs and jobs that wait for another attempt come first.
+    """
+    settings, settings_file = settings_of.of_redis(env_file, quiet=as_json)
+    from nanoagent.dev.jobs import command, listing
+
+    query = listing.query_of(function_id, status or [], since, limit, failed=failed)
+    return command.jobs(settings, query, as_json=as_json, settings_file=settings_file)
+
+
 @commands.command(epilog=epilog("result send-1234567890ab --wait 60", exits=_SEND_EXITS))
 def result(
     request_id: RequestId,
@@ -96,23 +132,56 @@ def result(
     as_json: AsJson = False,
     env_file: EnvFile = Path(".env"),
 ) -> int:
-    """Print the result of a job as JSON."""
+    """Show the output of a job, and how it ended.
+
+    If standard output is not a terminal, the result is printed as JSON.
+    """
     settings, settings_file = settings_of.of_redis(env_file, quiet=as_json)
-    from nanoagent.dev.sender import command
+    from nanoagent.dev.jobs import result as showing
 
-    return command.result(settings, request_id, wait_s=wait_s, as_json=as_json, settings_file=settings_file)
+    return showing.result(settings, request_id, wait_s=wait_s, as_json=as_json, settings_file=settings_file)
 
 
-@commands.command(epilog=epilog("cancel send-1234567890ab", exits=_SEND_EXITS))
+@commands.command(epilog=epilog("cancel send-1234567890ab", exits=_CANCEL_EXITS))
 def cancel(
     request_id: RequestId,
+    wait_s: Annotated[
+        float, typer.Option("--wait", help="Seconds to wait for the result of a running job; 0: do not wait.")
+    ] = 10,
     as_json: AsJson = False,
     env_file: EnvFile = Path(".env"),
 ) -> int:
-    """Cancel a job that is waiting or running."""
+    """Cancel a job that waits or runs, and say what happened."""
     settings, settings_file = settings_of.of_redis(env_file, quiet=as_json)
-    from nanoagent.dev.sender import command
+    from nanoagent.dev.jobs import cancel as cancelling
 
-    return command.cancel(
-        settings, request_id, as_json=as_json, env_file=env_file, settings_file=settings_file
+    return cancelling.cancel(
+        settings,
+        request_id,
+        wait_s=wait_s,
+        as_json=as_json,
+        env_file=env_file,
+        settings_file=settings_file,
+    )
+
+
+@commands.command(epilog=epilog("outputs send-1234567890ab --download results", exits=_OUTPUTS_EXITS))
+def outputs(
+    request_id: RequestId,
+    folder: Annotated[
+        Path | None, typer.Option("--download", metavar="DIR", help="Download the files into this folder.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
+    as_json: AsJson = False,
+    env_file: EnvFile = Path(".env"),
+) -> int:
+    """List the output files of a job, or download them."""
+    settings, settings_file = settings_of.of_redis(env_file, quiet=as_json)
+    from nanoagent.dev.jobs import outputs as files
+
+    return files.outputs(
+        settings,
+        files.Call(
+            request_id=request_id, folder=folder, force=force, as_json=as_json, settings_file=settings_file
+        ),
     )

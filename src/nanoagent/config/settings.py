@@ -123,6 +123,11 @@ class Settings(BaseSettings):
         description="PEM file of the client certificate, with its chain, if the server requires one",
     )
     result_ttl_seconds: Positive = Field(3600, description="time for which Redis keeps a result, seconds")
+    job_index_size: NotNegative = Field(
+        2000,
+        description="number of recent jobs of all workers that `nanoagent jobs` can list; 0: this worker's "
+        "jobs are not listed",
+    )
     max_result_bytes: int = Field(
         512 * 1024,
         ge=4096,

@@ -233,6 +233,7 @@ class Executor:
             error_type=error_type,
             error_message=None if message is None else message.in_(job.locale),
             hint=results.hint_for(error_type, job.locale),
+            memory_mb=job.memory_mb,
             timings=attempt.timings,
             worker_id=self._settings.worker_id,
             attempt=attempt.number,

@@ -432,6 +432,7 @@ class Result(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     stderr_url: str | None = None
     duration_ms: int = 0
     peak_memory_bytes: int | None = None
+    memory_mb: int | None = None
     optimization_tip: str | None = None
     estimated_savings: str | None = None
     tuning: Tuning | None = None

@@ -4,6 +4,7 @@
 * `redis`: the result store on Redis. `memory`: a result store in this process, for tests.
 * `connections`: sends commands to Redis, with a time limit, retries and reconnects.
 * `scripts`: the Lua scripts; Redis runs each of them in one step.
+* `job_index`: the entries of the index of jobs, which `nanoagent jobs` reads.
 * `cancellations`: receives cancellations from Redis.
 * `spool`: keeps results on disk until Redis takes them.
 * `server`: the address and the credentials of a Redis server, and the diagnosis of its failures.

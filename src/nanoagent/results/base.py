@@ -76,14 +76,25 @@ class ResultStore(Protocol):
     `claim`, `publish`, `release` and `ping` raise `ResultStoreError` when the store fails.
     """
 
-    async def claim(self, request_id: str) -> Claim | Taken | Answered:
-        """Claim a request, unless the request has a result or another worker has claimed it."""
+    async def claim(self, request_id: str, about: bytes = b"") -> Claim | Taken | Answered:
+        """Claim a request, unless the request has a result or another worker has claimed it.
+
+        Args:
+            request_id: The request.
+            about: The description of the job for the index of jobs (`job_index.about`); empty: not indexed.
+        """
         ...
 
-    async def publish(self, claim: Claim, document: bytes) -> bool:
+    async def publish(self, claim: Claim, document: bytes, entry: bytes = b"") -> bool:
         """Store a result, publish it, and end the claim, in one step.
 
-        The same document may be published repeatedly. Subscribers then receive it once or more.
+        The same document may be published repeatedly. Subscribers then receive it once or more. The index of
+        jobs gets one entry.
+
+        Args:
+            claim: The claim.
+            document: The result.
+            entry: The entry of the index of jobs (`job_index.of_result`); empty for none.
 
         Returns:
             False if another worker has claimed the request after this claim, or if the request has another
@@ -91,13 +102,14 @@ class ResultStore(Protocol):
         """
         ...
 
-    async def release(self, claim: Claim, *, failed: bool = False) -> int:
+    async def release(self, claim: Claim, *, failed: bool = False, entry: bytes = b"") -> int:
         """End a claim, so that any worker can claim the request at once. A lost claim is not an error.
 
         Args:
             claim: The claim.
             failed: Whether the attempt failed by a platform error. The attempt counts once, even if `release`
                 is called repeatedly.
+            entry: The entry of the index of jobs, if the job waits for another attempt; empty for none.
 
         Returns:
             How many attempts at the request have failed.

@@ -167,11 +167,13 @@ class RedisConnections:
 def pack(command: Command) -> bytes:
     """Return the bytes of a command: an array of bulk strings.
 
+    Subclasses of bytes are not supported. The check by `type` is not a function call: a job has 25 words.
+
     Source: redis.io, "Redis serialization protocol specification".
     """
     packed = b"*%d\r\n" % len(command)
     for word in command:
-        data = word if isinstance(word, bytes) else str(word).encode()
+        data = word if type(word) is bytes else str(word).encode()
         packed += b"$%d\r\n%b\r\n" % (len(data), data)
     return packed
 

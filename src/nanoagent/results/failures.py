@@ -243,6 +243,11 @@ class RedisCallError(ResultStoreError):
         super().__init__(f"Redis at {address}: {operation}: {_describe_kind(kind, error)}")
         self.kind = kind
 
+    @property
+    def is_denied(self) -> bool:
+        """Whether the user lacks a permission."""
+        return self.kind is _KINDS["NOPERM"]
+
 
 def kind_of(error: BaseException) -> FailureKind | None:
     """Return the kind of a failure; None if it is not known."""

@@ -44,6 +44,8 @@ class _Store:
         published: Every published result, in order.
         failures: The tokens of the failed attempts, by request.
         tokens: Yields the fencing tokens.
+        entries: The index of jobs, the oldest entry first.
+        running: The description of each claimed request that is in the index.
     """
 
     documents: dict[str, tuple[bytes, float]] = field(default_factory=dict)
@@ -53,6 +55,8 @@ class _Store:
     published: list[tuple[str, bytes]] = field(default_factory=list)
     failures: defaultdict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
     tokens: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
+    entries: list[bytes] = field(default_factory=list)
+    running: dict[str, bytes] = field(default_factory=dict)
 
 
 class MemoryResultStore:
@@ -91,6 +95,16 @@ class MemoryResultStore:
         return self._store.published
 
     @property
+    def entries(self) -> list[bytes]:
+        """The index of jobs, the oldest entry first."""
+        return self._store.entries
+
+    @property
+    def running(self) -> dict[str, bytes]:
+        """The description of each claimed request that is in the index of jobs."""
+        return self._store.running
+
+    @property
     def failures(self) -> dict[str, int]:
         """The number of failed attempts at each request that has no result yet."""
         return {request: len(tokens) for request, tokens in self._store.failures.items() if tokens}
@@ -121,7 +135,7 @@ class MemoryResultStore:
         """End the claim on a request, as if it had not been renewed; the next worker takes it over."""
         self._store.claims[request_id].lapsed = True
 
-    async def claim(self, request_id: str) -> Claim | Taken | Answered:
+    async def claim(self, request_id: str, about: bytes = b"") -> Claim | Taken | Answered:
         """Claim a request; see `ResultStore.claim`."""
         self._check()
         document = await self.stored(request_id)
@@ -140,9 +154,11 @@ class MemoryResultStore:
         self._store.claims[request_id] = _ClaimEntry(self, claim)
         if held is not None and not held.claim.lost.done():
             held.claim.lost.set_result("taken over")
+        if about:
+            self._store.running[request_id] = about
         return claim
 
-    async def publish(self, claim: Claim, document: bytes) -> bool:
+    async def publish(self, claim: Claim, document: bytes, entry: bytes = b"") -> bool:
         """Store and publish a result; see `ResultStore.publish`."""
         self._check()
         stored = await self.stored(claim.request_id)
@@ -154,9 +170,12 @@ class MemoryResultStore:
         self._publish(claim.request_id, document)
         self._store.failures.pop(claim.request_id, None)
         self._store.claims.pop(claim.request_id, None)
+        if entry:
+            self._store.running.pop(claim.request_id, None)
+            self._store.entries.append(entry)
         return True
 
-    async def release(self, claim: Claim, *, failed: bool = False) -> int:
+    async def release(self, claim: Claim, *, failed: bool = False, entry: bytes = b"") -> int:
         """End a claim; see `ResultStore.release`."""
         self._check()
         failures = self._store.failures[claim.request_id]
@@ -165,6 +184,9 @@ class MemoryResultStore:
         held = self._store.claims.get(claim.request_id)
         if held is not None and held.claim.token == claim.token:
             del self._store.claims[claim.request_id]
+            self._store.running.pop(claim.request_id, None)
+            if entry:
+                self._store.entries.append(entry)
         return len(failures)
 
     async def stored(self, request_id: str) -> bytes | None:

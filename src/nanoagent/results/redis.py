@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 # Within this time after a write, `ping` does not write again. So `ping` costs no round trip while jobs run.
 _WRITE_VALID_S: Final = 1.0
 _PROBE_TTL_S: Final = 60
+_INDEX_REMEDY: Final = "use the ACL rule in docs/operations.md, or set JOB_INDEX_SIZE=0"
 
 _log = structlog.get_logger(__name__)
 
@@ -43,26 +44,34 @@ class RedisResultStore:
         ttl_s: How long a result is kept, seconds.
         claim_s: How long a claim lasts without a renewal, seconds. It is renewed three times in this time.
         owner: The worker's name. It is stored with claims, with a random part added.
+        indexed_jobs: The number of jobs that the index keeps (`job_index`); 0 for no index.
         op_timeout_s: The longest time that a call may take, seconds. This includes the wait for a free
             connection and the retries.
         background: Runs the task that renews claims.
+
+    Attributes:
+        index_refusal: Why Redis refuses the commands for the index of jobs; None if it does not. `verify`
+            sets it.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the settings of the store, by name
         self,
         server: RedisServer,
         *,
         ttl_s: int = 3600,
         claim_s: float = 60,
         owner: str = "worker",
+        indexed_jobs: int = 2000,
         op_timeout_s: float = 5,
         background: Background | None = None,
     ) -> None:
+        self.index_refusal: str | None = None
         self._server = server
         self._ttl_s = ttl_s
         self._claim_s = claim_s
         # The random part is for a restarted worker: it does not own the claims of its predecessor.
         self._owner = f"{owner}/{secrets.token_hex(8)}"
+        self._indexed_jobs = indexed_jobs
         self._connections = RedisConnections(server, op_timeout_s)
         self._written_at = self._verified_at = -math.inf
         self._probe_key = f"nanoagent:worker:{owner}"
@@ -72,7 +81,7 @@ class RedisResultStore:
         self._background = background or Background()
         self._releases: set[asyncio.Task[Any]] = set()
 
-    async def claim(self, request_id: str) -> Claim | Taken | Answered:
+    async def claim(self, request_id: str, about: bytes = b"") -> Claim | Taken | Answered:
         """Claim a request; see `ResultStore.claim`.
 
         If the connection fails, the call is repeated. The repeated call may replace a claim that Redis
@@ -82,7 +91,8 @@ class RedisResultStore:
             ResultStoreError: Redis failed.
         """
         keys = (*_keys(request_id), f"cancel:{request_id}")
-        arguments = (self._owner, self._claim_us, self._ttl_s, f"result:{request_id}")
+        described = about if self._indexed_jobs else b""
+        arguments = (self._owner, self._claim_us, self._ttl_s, f"result:{request_id}", described)
         answers = asyncio.ensure_future(
             self._connections.run_scripts("claim", (scripts.CLAIM, keys, arguments))
         )
@@ -106,7 +116,7 @@ class RedisResultStore:
             self._renewal = self._background.keep(TaskName.CLAIM_RENEWAL, self._renew_forever)
         return claim
 
-    async def publish(self, claim: Claim, document: bytes) -> bool:
+    async def publish(self, claim: Claim, document: bytes, entry: bytes = b"") -> bool:
         """Store and publish a result; see `ResultStore.publish`.
 
         Raises:
@@ -114,7 +124,9 @@ class RedisResultStore:
         """
         held = claim in self._claims
         self._claims.discard(claim)  # otherwise a renewal would find this claim ended, and report it as lost
-        arguments = (claim.token, self._ttl_s, f"result:{claim.request_id}", document)
+        size = self._indexed_jobs
+        channel = f"result:{claim.request_id}"
+        arguments = (claim.token, self._ttl_s, channel, document, entry if size else b"", size)
         call = scripts.PUBLISH, _keys(claim.request_id), arguments
         try:
             (published,) = await self._connections.run_scripts("publish", call)
@@ -126,14 +138,14 @@ class RedisResultStore:
             self._written_at = time.monotonic()
         return bool(published)
 
-    async def release(self, claim: Claim, *, failed: bool = False) -> int:
+    async def release(self, claim: Claim, *, failed: bool = False, entry: bytes = b"") -> int:
         """End a claim; see `ResultStore.release`.
 
         Raises:
             ResultStoreError: Redis failed. The claim is not renewed any more, and ends by itself.
         """
         self._claims.discard(claim)
-        return await self._release(claim.request_id, claim.token, failed=failed)
+        return await self._release(claim.request_id, claim.token, failed=failed, entry=entry)
 
     async def ping(self) -> None:
         """Check that Redis takes writes.
@@ -164,19 +176,26 @@ class RedisResultStore:
         PING is not enough. A cluster, a Sentinel, and a server without scripts answer PING. A server also
         answers PING for a user without permissions.
 
+        If only the commands for the index of jobs fail, the jobs run, but `nanoagent jobs` does not list
+        them.
+
         Raises:
             RedisCallError: A command failed, or the server cannot be reached.
         """
         operation = "verify"
-        probe = scripts.PROBE, scripts.PROBE_KEYS, scripts.PROBE_CHANNELS[:1]
+        arguments = (scripts.PROBE_CHANNELS[0], int(self._indexed_jobs > 0))
+        probe = scripts.PROBE, scripts.PROBE_KEYS, arguments
         channel = scripts.PROBE_CHANNELS[1]
         try:
-            await self._connections.run_scripts(operation, probe)
+            (answer,) = await self._connections.run_scripts(operation, probe)
             await self._connections.ask(operation, ("SUBSCRIBE", channel), ("UNSUBSCRIBE", channel))
         except ResultStoreError as exc:
             cause = exc.__cause__ or exc
             kind = await self._server.diagnose(cause)
             raise RedisCallError(self._server.address, operation, kind, cause) from cause
+        self.index_refusal = answer.decode(errors="replace") if isinstance(answer, bytes) else None
+        if self.index_refusal is not None:
+            _log.warning("jobs not listed", reason=self.index_refusal, remedy=_INDEX_REMEDY)
 
     async def ask(self, *command: str | bytes | int) -> Any:
         """Send one command, and return the reply. `nanoagent doctor` uses this method.
@@ -218,9 +237,11 @@ class RedisResultStore:
         """How long a claim lasts, microseconds."""
         return int(self._claim_s * 1_000_000)
 
-    async def _release(self, request_id: str, token: int, *, failed: bool) -> int:
+    async def _release(self, request_id: str, token: int, *, failed: bool, entry: bytes = b"") -> int:
+        size = self._indexed_jobs
+        arguments = (token, self._owner, int(failed), entry if size else b"", size, self._ttl_s)
         async with self._renewing:  # a renewal that arrives after the release would restore the claim
-            call = scripts.RELEASE, _keys(request_id), (token, self._owner, int(failed))
+            call = scripts.RELEASE, _keys(request_id), arguments
             (failures,) = await self._connections.run_scripts("release", call)
         return int(failures)
 
@@ -243,6 +264,16 @@ class RedisResultStore:
                 await self._renew_all()
             except ResultStoreError as exc:  # no worker can take over a claim while Redis fails
                 _log.warning("claims not renewed", error=str(exc), claims=len(self._claims))
+                continue
+            if self._indexed_jobs:
+                await self._tend_index()
+
+    async def _tend_index(self) -> None:
+        """Remove what has expired from the index of jobs."""
+        try:
+            await self._connections.run_scripts("tend the index of jobs", (scripts.TEND, (), (self._ttl_s,)))
+        except ResultStoreError as exc:  # `verify` has logged a permanent cause
+            _log.debug("index of jobs not tended", error=str(exc))
 
     async def _renew_all(self) -> None:
         """Renew every claim, in one round trip."""
@@ -257,7 +288,8 @@ class RedisResultStore:
                 claim.lost.set_result("another worker has claimed the request, or answered it")
 
     def _renewal_of(self, claim: Claim) -> ScriptCall:
-        return scripts.RENEW, _keys(claim.request_id), (claim.token, self._claim_us, self._owner)
+        arguments = (claim.token, self._claim_us, self._owner, int(self._indexed_jobs > 0))
+        return scripts.RENEW, _keys(claim.request_id), arguments
 
 
 def _keys(request_id: str) -> tuple[str, ...]:

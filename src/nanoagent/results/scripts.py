@@ -10,6 +10,8 @@ A claim is a hash at `nanoagent:claim:{requestId}`:
     others    The number of earlier claims of the request. If it is not 0, the hash is kept after the claim
               has ended, so that a late result of an earlier owner is refused.
     refusals  How often another worker was refused because of this claim.
+    about     The function and the memory of the job, for the index of jobs (`job_index`). It is empty if the
+              worker keeps no index. Earlier versions of the worker do not set it.
 
 If a process was paused (SIGSTOP) or had no network, it may find a larger token or a result here afterwards.
 Then the result of this process is refused.
@@ -19,6 +21,8 @@ that is reported twice counts once. If a worker claims the request after the end
 released, the token of the other claim is added to the set: its worker has died or hung. The set is deleted
 when the request gets a result. So the count starts again if the request is sent again or redriven. (Earlier
 versions of the worker have a number at `nanoagent:failures:` instead. They may run beside this version.)
+
+The commands for the index of jobs are called with `pcall`: if Redis refuses them, no job fails.
 """
 
 from __future__ import annotations
@@ -58,10 +62,19 @@ class Script:
         object.__setattr__(self, "digest", digest)
 
 
+INDEX_KEY: Final = "nanoagent:jobs"
+"""The stream of jobs that have ended, see `job_index`."""
+
+RUNNING_KEY: Final = "nanoagent:running"
+"""The sorted set of claimed requests, see `job_index`."""
+
+LOST_TTL_S: Final = 3600
+"""The time for which `RUNNING_KEY` keeps a request whose claim has ended without a release, seconds."""
+
 CLAIM: Final = Script(
     f"""
 -- KEYS: result, claim, failed attempts, cancellation.
--- ARGV: owner, length of the claim (us), time to keep the result (s), channel
+-- ARGV: owner, length of the claim (us), time to keep the result (s), channel, description or empty
 local document = redis.call('GET', KEYS[1])
 if document then
   redis.call('EXPIRE', KEYS[1], ARGV[3])
@@ -87,8 +100,12 @@ if held[1] then
   others = held[4] + 1
 end
 token = string.format('%.0f', token)
+local ends = string.format('%.0f', now + ARGV[2])
 redis.call('HSET', KEYS[2], 'token', token, 'owner', ARGV[1],
-  'until', string.format('%.0f', now + ARGV[2]), 'others', string.format('%.0f', others))
+  'until', ends, 'others', string.format('%.0f', others), 'about', ARGV[5])
+if ARGV[5] ~= '' then
+  redis.pcall('ZADD', '{RUNNING_KEY}', ends, string.sub(KEYS[1], 5))
+end
 if held[1] then
   redis.call('HDEL', KEYS[2], 'refusals')
 end
@@ -104,8 +121,9 @@ return string.format('claimed %s %d %d', token, redis.call('EXISTS', KEYS[4]), r
 """
 
 PUBLISH: Final = Script(
-    """
--- KEYS: result, claim, failed attempts.  ARGV: token, time to keep the result (s), channel, document
+    f"""
+-- KEYS: result, claim, failed attempts.
+-- ARGV: token, time to keep the result (s), channel, document, entry of the index or empty, size of the index
 local stored = redis.call('GET', KEYS[1])
 if stored then
   return stored == ARGV[4] and 1 or 0
@@ -122,6 +140,11 @@ if held[2] == '0' then
 elseif held[1] then
   redis.call('HSET', KEYS[2], 'until', 0)
 end
+if ARGV[5] ~= '' then
+  redis.pcall('ZREM', '{RUNNING_KEY}', string.sub(KEYS[1], 5))
+  redis.pcall('XADD', '{INDEX_KEY}', 'MAXLEN', '~', ARGV[6], '*', 'job', ARGV[5])
+  redis.pcall('EXPIRE', '{INDEX_KEY}', ARGV[2])
+end
 return 1
 """
 )
@@ -132,12 +155,15 @@ Returns 1 if the result was stored, now or by an earlier call; otherwise 0.
 
 RENEW: Final = Script(
     f"""
--- KEYS: result, claim.  ARGV: token, length of the claim (us), owner
+-- KEYS: result, claim.  ARGV: token, length of the claim (us), owner, 1 if there is an index
 local time = redis.call('TIME')
 local lasts = string.format('%.0f', time[1] * 1000000 + time[2] + ARGV[2])
 local token = redis.call('HGET', KEYS[2], 'token')
 if token == ARGV[1] then
   redis.call('HSET', KEYS[2], 'until', lasts)
+  if ARGV[4] == '1' then
+    redis.pcall('ZADD', '{RUNNING_KEY}', lasts, string.sub(KEYS[1], 5))
+  end
   return 1
 end
 if token or redis.call('EXISTS', KEYS[1]) == 1 then
@@ -155,7 +181,8 @@ return 1
 RELEASE: Final = Script(
     f"""
 -- KEYS: result, claim, failed attempts.
--- ARGV: token, or 0 for any claim of the owner; owner; 1 if the attempt failed
+-- ARGV: token, or 0 for any claim of the owner; owner; 1 if the attempt failed;
+-- entry of the index or empty, size of the index, time to keep the entry (s)
 if ARGV[3] == '1' and redis.call('EXISTS', KEYS[1]) == 0 then
   redis.call('SADD', KEYS[3], ARGV[1])
   redis.call('EXPIRE', KEYS[3], {FAILURES_TTL_S})
@@ -167,13 +194,40 @@ if held[1] == ARGV[1] or (ARGV[1] == '0' and held[3] == ARGV[2]) then
   else
     redis.call('HSET', KEYS[2], 'until', 0)
   end
+  if ARGV[5] ~= '0' then
+    redis.pcall('ZREM', '{RUNNING_KEY}', string.sub(KEYS[1], 5))
+  end
+  if ARGV[4] ~= '' then
+    redis.pcall('XADD', '{INDEX_KEY}', 'MAXLEN', '~', ARGV[5], '*', 'job', ARGV[4])
+    redis.pcall('EXPIRE', '{INDEX_KEY}', ARGV[6])
+  end
 end
 return redis.call('SCARD', KEYS[3])
 """
 )
 """Release a claim. Returns the number of failed attempts at the request."""
 
-PROBE_KEYS: Final = ("job:~probe", "nanoagent:claim:~probe", "nanoagent:failed:~probe", "cancel:~probe")
+TEND: Final = Script(
+    f"""
+-- ARGV: time to keep entries (s)
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+local old = redis.call('XRANGE', '{INDEX_KEY}', '-', string.format('%.0f', time[1] * 1000 - ARGV[1] * 1000),
+  'COUNT', 500)
+for index, entry in ipairs(old) do
+  redis.call('XDEL', '{INDEX_KEY}', entry[1])
+end
+redis.call('ZREMRANGEBYSCORE', '{RUNNING_KEY}', '-inf', string.format('%.0f', now - {LOST_TTL_S} * 1000000))
+redis.call('EXPIRE', '{RUNNING_KEY}', {CLAIM_TTL_S})
+return 1
+"""
+)
+"""Remove old entries of the index of jobs, and claimed requests that no worker has renewed for long."""
+
+PROBE_KEYS: Final = (
+    *("job:~probe", "nanoagent:claim:~probe", "nanoagent:failed:~probe", "cancel:~probe"),
+    *(f"{INDEX_KEY}:~probe", f"{RUNNING_KEY}:~probe"),
+)
 """The keys of a request that cannot exist, because a requestId has no tilde. A cluster refuses the probe,
 because the keys are in several of its slots."""
 
@@ -182,7 +236,8 @@ PROBE_CHANNELS: Final = ("result:~probe", "cancel:~probe")
 
 PROBE: Final = Script(
     """
--- KEYS: as in CLAIM.  ARGV: channel.
+-- KEYS: as in CLAIM; then an index, and a set of claimed requests.
+-- ARGV: channel, 1 if there is an index.
 -- DEL and EXPIRE come before the first write: if a later command is refused, no key is left for long.
 redis.call('EXPIRE', KEYS[1], 1)
 redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
@@ -204,7 +259,27 @@ redis.call('HINCRBY', KEYS[2], 'refusals', 1)
 redis.call('SADD', KEYS[3], time[1])
 redis.call('EXPIRE', KEYS[3], 1)
 redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
-return 1
+local refusal
+local function try(...)
+  local answer = redis.pcall(...)
+  refusal = refusal or type(answer) == 'table' and answer.err
+end
+if ARGV[2] == '1' then
+  try('EXPIRE', KEYS[5], 1)
+  try('ZREM', KEYS[6], '~probe')
+  try('ZREMRANGEBYSCORE', KEYS[6], 0, 0)
+  try('XDEL', KEYS[5], '0-1')
+  try('XRANGE', KEYS[5], '-', '+', 'COUNT', 1)
+  if not refusal then
+    try('ZADD', KEYS[6], 0, '~probe')
+    try('XADD', KEYS[5], 'MAXLEN', '~', 1, '*', 'job', '')
+    redis.call('DEL', KEYS[5], KEYS[6])
+  end
+end
+return refusal or 1
 """
 )
-"""Run the commands of the other scripts once, for a request that cannot exist. No key is left."""
+"""Run the commands of the other scripts once, for a request that cannot exist. No key is left.
+
+Returns 1, or the reason why Redis refuses the commands for the index of jobs.
+"""

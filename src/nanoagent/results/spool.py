@@ -20,12 +20,15 @@ import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 import structlog
 
 from nanoagent.common.backoff import Backoff
 from nanoagent.host import private_dirs
 from nanoagent.host.background import Background, TaskName
+from nanoagent.model import result as results
 from nanoagent.model.errors import ConfigError, ResultStoreError
+from nanoagent.results import job_index
 from nanoagent.results.base import Claim
 
 if TYPE_CHECKING:
@@ -196,7 +199,7 @@ class Spool:
         except OSError as exc:
             log.error("kept result not readable", path=str(path), reason=str(exc))  # noqa: TRY400 - as above
         else:
-            published = await self._result_store.publish(entry.claim, document)
+            published = await self._result_store.publish(entry.claim, document, _index_entry(document))
             log.info("kept result delivered", request_id=entry.claim.request_id, refused=not published)
             try:
                 await asyncio.to_thread(path.unlink, missing_ok=True)
@@ -248,6 +251,14 @@ class Spool:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _index_entry(document: bytes) -> bytes:
+    """Return the entry of a result for the index of jobs; empty if the result cannot be read."""
+    try:
+        return job_index.of_result(results.decode(document))
+    except msgspec.DecodeError:
+        return b""
 
 
 def _remove_if_abandoned(draft: Path) -> None:

@@ -125,6 +125,7 @@ def redis_result_store(settings: Settings, background: Background | None = None)
         # ended.
         claim_s=settings.sqs_visibility_seconds,
         owner=settings.worker_id,
+        indexed_jobs=settings.job_index_size,
         background=background,
     )
 

@@ -17,6 +17,7 @@ from nanoagent.model.message import InvalidJob
 from nanoagent.model.result import ErrorType
 from nanoagent.model.returns import ReturnReason
 from nanoagent.model.text import Text
+from nanoagent.results import job_index
 from nanoagent.results.base import Taken
 from nanoagent.worker import accounting, claiming, endings, retry
 from nanoagent.worker.conclusion import conclude
@@ -72,7 +73,7 @@ class Answer:
             async with duplicates.alone(asked.request_id):
                 if state.phase is Phase.BEHIND:
                     state.enter(Phase.WAITING)
-                claim = await self._claim(asked.request_id)
+                claim = await self._claim(asked)
                 if isinstance(claim, Answered):
                     state.enter(Phase.FINISHING)
                     await uninterrupted(conclude(claim, state, self._shared))
@@ -87,7 +88,7 @@ class Answer:
         except ReturnToQueue as exc:
             return endings.of_error(exc)
 
-    async def _claim(self, request_id: str) -> Claim | Answered | Returned:
+    async def _claim(self, asked: Job | InvalidJob) -> Claim | Answered | Returned:
         """Claim the request.
 
         Returns:
@@ -96,8 +97,10 @@ class Answer:
         try:
             # The spool may have a result of this request from an earlier process. The claim can find this
             # result only after Redis has taken it.
-            await self._parts.spool.delivered(request_id)
-            claim = await claiming.claim(request_id, self._parts.result_store)
+            await self._parts.spool.delivered(asked.request_id)
+            memory_mb = None if isinstance(asked, InvalidJob) else asked.memory_mb
+            about = job_index.about(asked.function_id, memory_mb)
+            claim = await claiming.claim(asked.request_id, self._parts.result_store, about)
         except Exception as exc:  # noqa: BLE001 - an internal error is logged by of_error
             return Returned(ReturnReason.NOT_CLAIMED, str(endings.of_error(exc)))
         self._shared.streaks.succeeded(ReturnReason.NOT_CLAIMED)
@@ -142,13 +145,24 @@ class Answer:
         if claim.lost.done():
             return
         try:
-            failures = await self._parts.result_store.release(claim, failed=isinstance(ending, Failed))
+            entry = self._index_entry(claim, ending) if isinstance(ending, Failed) else b""
+            failures = await self._parts.result_store.release(
+                claim, failed=isinstance(ending, Failed), entry=entry
+            )
         except ResultStoreError as exc:
             log.warning("claim not released", reason=str(exc))
         else:
             self._state.failures = failures
         if isinstance(ending, Returned) and ending.reason is ReturnReason.CLAIM_LOST:
             claim.lost.set_result(ending.detail)
+
+    def _index_entry(self, claim: Claim, failed: Failed) -> bytes:
+        """Return the entry of the index of jobs for a failed attempt; empty for an invalid job."""
+        job = self._state.job
+        if job is None:
+            return b""
+        message = failed.sender_message.in_(job.locale)
+        return job_index.of_failed_attempt(job, claim.failures + 1, failed.error_type, message)
 
     def _stop_superseded(self) -> None:
         self._parts.metrics.jobs.claim_lost()
@@ -236,7 +250,8 @@ class Answer:
         return await uninterrupted(self._publish(claim, result, document))
 
     async def _publish(self, claim: Claim, result: Result, document: bytes) -> Returned | None:
-        publication = await self._shared.publisher.publish(claim, document)
+        entry = job_index.of_result(result)
+        publication = await self._shared.publisher.publish(claim, document, entry)
         if publication is Publication.REFUSED:
             detail = "its claim is lost: another worker has claimed or answered the request"
             return Returned(ReturnReason.CLAIM_LOST, detail)

@@ -15,8 +15,13 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 
-async def claim(request_id: str, result_store: ResultStore) -> Claim | Taken | Answered:
+async def claim(request_id: str, result_store: ResultStore, about: bytes = b"") -> Claim | Taken | Answered:
     """Take the right to answer a request.
+
+    Args:
+        request_id: The request.
+        result_store: The store.
+        about: The description of the job for the index of jobs.
 
     Returns:
         The claim. `Taken` if another worker has claimed the request. `Answered` if the request has a result;
@@ -25,7 +30,7 @@ async def claim(request_id: str, result_store: ResultStore) -> Claim | Taken | A
     Raises:
         ResultStoreError: The store failed.
     """
-    claim = await result_store.claim(request_id)
+    claim = await result_store.claim(request_id, about)
     if isinstance(claim, base.Answered):
         log.info("result published again", reason="the request has been answered before")
         return Answered.by_document(claim.document)

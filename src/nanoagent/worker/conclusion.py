@@ -13,6 +13,7 @@ from nanoagent.model import result as results
 from nanoagent.model.errors import ResultStoreError, ReturnToQueue
 from nanoagent.model.returns import RULES, Rule
 from nanoagent.model.text import Text
+from nanoagent.results import job_index
 from nanoagent.results.base import Taken
 from nanoagent.worker import accounting, claiming
 from nanoagent.worker.endings import Answered, Exhausted, Failed, Returned, Unpublished
@@ -101,7 +102,8 @@ async def _publish_failure(
     claim: Claim, attempt: Attempt, ending: Failed | Exhausted, state: DeliveryState, shared: Shared
 ) -> None:
     result = shared.parts.executor.failed(attempt, ending)
-    if await shared.publisher.publish_once(claim, results.encode(result)):
+    document, entry = results.encode(result), job_index.of_result(result)
+    if await shared.publisher.publish_once(claim, document, entry):
         await conclude(Answered.by(result), state, shared)
         model = attempt.job.model_id
         accounting.count_result(shared.parts.metrics, shared.parts.cloudwatch, result, model)

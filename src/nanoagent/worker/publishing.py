@@ -45,7 +45,7 @@ class Publisher:
         self._streaks = streaks
         self._grace_ended = grace_ended
 
-    async def publish(self, claim: Claim, document: bytes) -> Publication:
+    async def publish(self, claim: Claim, document: bytes, entry: bytes = b"") -> Publication:
         """Publish the result of a job that has run; if Redis fails, spool it and wait until Redis takes it.
 
         The wait also ends when a drain gives no more time. Then the result stays in the spool.
@@ -53,9 +53,10 @@ class Publisher:
         Args:
             claim: The claim under which the job has run.
             document: The result as JSON.
+            entry: The entry of the index of jobs.
         """
         try:
-            is_stored = await self._result_store.publish(claim, document)
+            is_stored = await self._result_store.publish(claim, document, entry)
         except ResultStoreError as exc:
             log.warning("result spooled", reason=str(exc))
         else:
@@ -70,14 +71,14 @@ class Publisher:
             return Publication.SPOOLED
         return Publication.STORED if delivered.result() else Publication.REFUSED
 
-    async def publish_once(self, claim: Claim, document: bytes) -> bool:
+    async def publish_once(self, claim: Claim, document: bytes, entry: bytes = b"") -> bool:
         """Publish the result of a job that was given up, without the spool.
 
         Returns:
             Whether the result is stored. If Redis fails, or another worker has the claim, it is not.
         """
         try:
-            is_stored = await self._result_store.publish(claim, document)
+            is_stored = await self._result_store.publish(claim, document, entry)
         except ResultStoreError as exc:
             log.warning("result not published", reason=str(exc))
             self._streaks.returned(ReturnReason.NOT_TOLD, str(exc))

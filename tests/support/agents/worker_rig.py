@@ -103,15 +103,15 @@ class NotedResultStore(MemoryResultStore):
         if method in self.gates:
             await self.gates[method].wait()
 
-    async def claim(self, request_id: str) -> Claim | Taken | Answered:
+    async def claim(self, request_id: str, about: bytes = b"") -> Claim | Taken | Answered:
         await self._step("claim", request_id)
-        claim = await super().claim(request_id)
+        claim = await super().claim(request_id, about)
         self._journal.note(type(claim).__name__.lower(), request_id)
         return claim
 
-    async def publish(self, claim: Claim, document: bytes) -> bool:
+    async def publish(self, claim: Claim, document: bytes, entry: bytes = b"") -> bool:
         await self._step("publish", claim.request_id)
-        published = await super().publish(claim, document)
+        published = await super().publish(claim, document, entry)
         self._journal.note("publish" if published else "refuse", claim.request_id)
         return published
 
@@ -126,9 +126,9 @@ class NotedResultStore(MemoryResultStore):
         await self._step("ping")
         await super().ping()
 
-    async def release(self, claim: Claim, *, failed: bool = False) -> int:
+    async def release(self, claim: Claim, *, failed: bool = False, entry: bytes = b"") -> int:
         await self._step("failed" if failed else "release", claim.request_id)
-        return await super().release(claim, failed=failed)
+        return await super().release(claim, failed=failed, entry=entry)
 
 
 class Reporter:

@@ -185,10 +185,11 @@ def test_a_closed_pipe_leaves_a_command_its_exit_code(
     done = in_a_closed_pipe(
         "from types import SimpleNamespace\nfrom nanoagent import cli\n"
         "from nanoagent.dev.sender import command\n"
+        "from nanoagent.dev.jobs import result\n"
         "from nanoagent.cli import settings\n"
         "settings.of_redis = lambda *_, **__: (SimpleNamespace(), None)\n"
         "found = {'status': 'x', 'stdout': 'x' * 100_000}\n"
-        f"command.result = lambda *_, **__: command._Report(as_json=False).end({int(code)}, result=found)\n"
+        f"result.result = lambda *_, **__: command.Report(as_json=False).end({int(code)}, result=found)\n"
         "raise SystemExit(cli.main(['result', 'r1']))",
         unbuffered=unbuffered,
     )

@@ -17,6 +17,7 @@ import pytest
 
 from nanoagent.aws.clients import AwsClients
 from nanoagent.code.archive import ArchiveLimits
+from nanoagent.dev.jobs import cancel, result
 from nanoagent.dev.sender import (
     command,
     delivery,
@@ -788,7 +789,7 @@ def test_a_file_that_is_sent_without_those_beside_it_is_told(
     file = make(tmp_path, "hello.py", *beside) / "hello.py"
     call = command.Call(code=file)
     with packed(file, None, LIMITS) as code:
-        command._say_package(command._Report(as_json=False), call, code, command._fields(call, code))
+        command._say_package(command.Report(as_json=False), call, code, command._fields(call, code))
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Packed")]
     assert ("Only hello.py is sent" in line) == bool(said)
     assert line.endswith(said.format(folder=tmp_path))
@@ -881,14 +882,29 @@ def test_a_job_of_which_nothing_is_known_is_not_said_to_be_sent(
         async def cancel(self, request_id: str) -> int:
             return workers
 
+        async def claimed(self, request_id: str) -> None:
+            return None
+
+        async def wait(self, request_id: str, wait_s: float) -> None:
+            return None
+
+        async def entries(self, **_: Any) -> list[tuple[str, bytes]]:
+            return []
+
+        async def was_sent(self, request_id: str) -> bool:
+            return False
+
+        async def time_ms(self) -> int:
+            return 0
+
     @asynccontextmanager
     async def results(settings: Any) -> AsyncIterator[Known]:
         yield Known()
 
     monkeypatch.setattr(delivery, "results", results)
-    command.result(make_settings(), "r1", wait_s=0, as_json=True)
+    result.result(make_settings(), "r1", wait_s=0, as_json=True)
     assert json.loads(capsys.readouterr().out)["stage"] == result_stage
-    command.cancel(make_settings(), "r1", as_json=True)
+    cancel.cancel(make_settings(), "r1", as_json=True)
     assert json.loads(capsys.readouterr().out)["stage"] == cancel_stage
 
 

@@ -38,7 +38,7 @@ WIRE_NAMES = {
     *("stdoutTruncatedBytes", "stderrTruncatedBytes", "durationMs", "peakMemoryBytes"),
     *("optimizationTip", "estimatedSavings", "tuning", "outputFiles", "outputErrors", "llmTokenCount"),
     *("errorType", "errorMessage", "hint", "timings", "start", "isolation", "workerId", "attempt"),
-    *("stdoutUrl", "stderrUrl", "reuse"),
+    *("stdoutUrl", "stderrUrl", "reuse", "memoryMb"),
 }
 # Contract, section 4: errorType → status, blame, label.
 TABLE = {

@@ -1375,11 +1375,11 @@ async def test_a_store_that_refuses_claims_stops_the_intake_until_one_is_granted
     claim = rig.result_store.claim
     refused = True
 
-    async def refuse(request_id: str) -> Any:
+    async def refuse(request_id: str, about: bytes) -> Any:
         if refused:
             rig.journal.note("refused", request_id)
             raise ResultStoreError("Redis at r:1: claim: CROSSSLOT")
-        return await claim(request_id)
+        return await claim(request_id, about)
 
     monkeypatch.setattr(rig.result_store, "claim", refuse)  # and PING is well
     monkeypatch.setattr(intake, "_NOT_READY_PAUSE_S", 0.001)

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from nanoagent.model.result import Result
 
 
-def lines(result: Result, memory_mb: int) -> Iterator[Text]:
+def lines(result: Result, memory_mb: int | None) -> Iterator[Text]:
     """Yield the lines of the summary.
 
     Args:
-        result: The result of the run. Its links are `file:` URLs.
-        memory_mb: The memory limit of the run, MiB.
+        result: The result of the run. For `file:` URLs, the paths are shown.
+        memory_mb: The memory limit of the run, MiB; None if it is unknown.
     """
     is_success = result.error_type is None
     status = str(result.status) if is_success else f"{result.status} ({result.error_type})"
@@ -34,10 +34,19 @@ def lines(result: Result, memory_mb: int) -> Iterator[Text]:
     for refused in result.output_errors:
         yield Text.assemble(("output ", "yellow"), " ".join(filter(None, (refused.path, refused.reason))))
     for link in result.output_files:
-        yield Text.assemble(("output ", "cyan"), one_line(unquote(urlsplit(link).path)))
+        yield Text.assemble(("output ", "cyan"), _place(link))
+    for name, whole in (("stdout", result.stdout_url), ("stderr", result.stderr_url)):
+        if whole is not None:
+            yield Text.assemble((f"{name} ", "cyan"), _place(whole))
 
 
-def _facts(result: Result, memory_mb: int) -> str:
+def _place(link: str) -> str:
+    """Return the path of a `file:` URL, and any other link unchanged."""
+    parts = urlsplit(link)
+    return one_line(unquote(parts.path) if parts.scheme == "file" else link)
+
+
+def _facts(result: Result, memory_mb: int | None) -> str:
     """Return the exit code, the durations, the memory and the start, as far as they are known."""
     timings = result.timings
     facts = []
@@ -45,7 +54,8 @@ def _facts(result: Result, memory_mb: int) -> str:
         facts.append(f"exit code {result.exit_code}")
         facts.append(f"ran {duration(result.duration_ms)}")
     if result.peak_memory_bytes is not None:
-        facts.append(f"peak {result.peak_memory_bytes / MIB:.1f} of {memory_mb} MiB")
+        limit = "" if memory_mb is None else f" of {memory_mb}"
+        facts.append(f"peak {result.peak_memory_bytes / MIB:.1f}{limit} MiB")
     if timings.build:
         facts.append(f"build {duration(timings.build)}")
     if result.start is not None:

@@ -1,4 +1,4 @@
-"""The commands `nanoagent send`, `result` and `cancel`: their steps, output and exit codes.
+"""The command `nanoagent send`: its steps, its output and its exit codes.
 
 Results go to standard output, all other texts to standard error. With `--json`, standard output has one JSON
 document, and this module writes nothing to standard error.
@@ -75,14 +75,21 @@ class Call:
 
 
 @dataclass(slots=True)
-class _Report:
-    """The output of a command: lines of text during the command, or one JSON document at its end."""
+class Report:
+    """The output of a command: lines of text during the command, or one JSON document at its end.
+
+    Attributes:
+        as_json: Whether the output is JSON.
+        stage: The progress of the job.
+        fields: Further fields of the document.
+    """
 
     as_json: bool
     stage: Stage = Stage.NOT_SENT
     fields: dict[str, Any] = field(default_factory=dict)
 
     def say(self, text: str) -> None:
+        """Print a line to standard error, unless the output is JSON."""
         if not self.as_json:
             print(text, file=sys.stderr, flush=True)  # noqa: T201 - a command's output
 
@@ -115,7 +122,7 @@ def shown(result: dict[str, Any]) -> str:
 
 def send(settings: Settings, call: Call) -> int:
     """Pack and upload code, send one job, wait for its result, and return the exit code."""
-    report = _Report(call.as_json)
+    report = Report(call.as_json)
     request_id = ""
     try:
         runtime = _check_options(call)
@@ -183,7 +190,7 @@ def _report_fields(fields: dict[str, Any], settings: Settings, code: Package) ->
     }
 
 
-def _say_package(report: _Report, call: Call, code: Package, fields: dict[str, Any]) -> None:
+def _say_package(report: Report, call: Call, code: Package, fields: dict[str, Any]) -> None:
     report.say(f"Request {fields['requestId']}: function {one_line(fields['functionId'])}, {code.runtime}.")
     for line in packing_report.lines(call.code, code, "send"):
         report.say(line)
@@ -194,7 +201,7 @@ def _say_package(report: _Report, call: Call, code: Package, fields: dict[str, A
 
 
 async def _deliver(
-    settings: Settings, call: Call, code: Package, request_id: str, body: str, report: _Report
+    settings: Settings, call: Call, code: Package, request_id: str, body: str, report: Report
 ) -> int:
     """Upload the code, send the job, and wait for its result. After a failure, print the stage of the job."""
     try:
@@ -205,6 +212,7 @@ async def _deliver(
             report.stage = Stage.SENDING
             await delivery.enqueue(clients, settings.sqs_queue_url, request_id, body)
             report.stage = Stage.SENT
+            await results.mark_sent(request_id)
             if not call.wait_s:
                 report.say(f"Sent.\n{stages.next_commands(request_id, call.env_file)}")
                 return report.end(Exit.SUCCESS)
@@ -223,7 +231,7 @@ async def _deliver(
         return report.end(Exit.SERVICE_FAILED, error=stages.service_failed(exc, call.settings_file))
 
 
-def _ended(found: dict[str, Any], report: _Report) -> Exit:
+def _ended(found: dict[str, Any], report: Report) -> Exit:
     code = Exit.SUCCESS if found.get("status") == "SUCCESS" else Exit.NOT_SUCCESSFUL
     return report.end(code, result=found)
 
@@ -244,72 +252,6 @@ def _tips(found: dict[str, Any], call: Call) -> list[str]:
     return tips
 
 
-def _not_ended(request_id: str, call: Call, report: _Report) -> Exit:
+def _not_ended(request_id: str, call: Call, report: Report) -> Exit:
     report.say(f"The job continues.\n{stages.next_commands(request_id, call.env_file)}")
     return report.end(Exit.NO_RESULT, error=stages.no_result_within(call.wait_s))
-
-
-# --- result and cancel
-
-
-def result(
-    settings: Settings, request_id: str, *, wait_s: float, as_json: bool, settings_file: Path = dev.DEFAULT
-) -> int:
-    """Print the result of a request, and return the exit code."""
-
-    async def read() -> dict[str, Any] | None:
-        async with delivery.results(settings) as results:
-            return await (results.wait(request_id, wait_s) if wait_s else results.stored(request_id))
-
-    report = _Report(as_json, Stage.UNKNOWN, {"requestId": request_id})
-    try:
-        message.check_request_id(request_id)
-        found = asyncio.run(read())
-    except InvalidCall as exc:
-        return report.end(Exit.INVALID_CALL, error=str(exc))
-    except PlatformError as exc:
-        return report.end(Exit.SERVICE_FAILED, error=stages.service_failed(exc, settings_file))
-    if found is not None:
-        report.stage = Stage.SENT
-        return _ended(found, report)
-    reasons = "the job has not ended, was not sent, or its result is older than RESULT_TTL_SECONDS"
-    return report.end(Exit.NO_RESULT, error=f"no result of {request_id}: {reasons}")
-
-
-def cancel(
-    settings: Settings,
-    request_id: str,
-    *,
-    as_json: bool,
-    env_file: Path = dev.DEFAULT,
-    settings_file: Path = dev.DEFAULT,
-) -> int:
-    """Cancel a request, and return the exit code."""
-
-    async def ask() -> tuple[dict[str, Any] | None, int]:
-        async with delivery.results(settings) as results:
-            found = await results.stored(request_id)
-            return found, 0 if found is not None else await results.cancel(request_id)
-
-    report = _Report(as_json, Stage.UNKNOWN, {"requestId": request_id})
-    try:
-        message.check_request_id(request_id)
-        found, workers = asyncio.run(ask())
-    except InvalidCall as exc:
-        return report.end(Exit.INVALID_CALL, error=str(exc))
-    except PlatformError as exc:
-        return report.end(Exit.SERVICE_FAILED, error=stages.service_failed(exc, settings_file))
-    if found is not None or workers:
-        report.stage = Stage.SENT
-    if found is not None:
-        error = f"{request_id} had already ended with status {found.get('status')}"
-        return report.end(Exit.NOT_SUCCESSFUL, error=error)
-    report.fields["workers"] = workers
-    where = (
-        "the worker that runs it received the cancellation"
-        if workers
-        else "no worker runs it; a worker that receives it within an hour will not run it"
-    )
-    proposed = f"nanoagent result {request_id} --wait 10{stages.settings_option(env_file)}"
-    report.say(f"Cancelled {request_id}: {where}.\n  its result:  {proposed}")
-    return report.end(Exit.SUCCESS)

@@ -11,6 +11,7 @@ import asyncio
 import json
 import time
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from redis import asyncio as redis
@@ -22,20 +23,25 @@ from nanoagent.aws import clients as aws
 from nanoagent.aws import failures as aws_failures
 from nanoagent.dev.sender import progress
 from nanoagent.model.errors import BrokerError, ResultStoreError, StorageError
-from nanoagent.results import failures
+from nanoagent.results import failures, job_index, scripts
 from nanoagent.results.failures import RedisCallError
 from nanoagent.wiring import services
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from nanoagent.config import Settings
     from nanoagent.dev.sender.package import Package
+    from nanoagent.results.job_index import About
     from nanoagent.results.server import RedisServer
 
 CANCEL_TTL_S: Final = 3600
 """The lifetime of a cancellation of a job that no worker has received yet, seconds; see docs/sending.md."""
 
+SENT_TTL_S: Final = 345_600
+"""The lifetime of the note that a job was sent, seconds: the default retention of a queue (4 days)."""
+
+_MOST_RUNNING: Final = 1000
 _REDIS_TIMEOUT_S: Final = 5.0
 # If the server has not answered for this time, its protocol is examined. A round trip around the world takes
 # 0.5 s.
@@ -73,6 +79,25 @@ async def results(settings: Settings) -> AsyncIterator[Results]:
         yield answers
     finally:
         await client.aclose()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimedRequest:
+    """A request that a worker has claimed.
+
+    Attributes:
+        request_id: The request.
+        started_at_ms: When it was claimed, ms since the Unix epoch.
+        age_ms: The time since then, ms.
+        is_live: Whether the claim is renewed. Otherwise its worker has died or hangs.
+        about: The function and the memory of the job.
+    """
+
+    request_id: str
+    started_at_ms: int
+    age_ms: int
+    is_live: bool
+    about: About
 
 
 class Results:
@@ -145,6 +170,93 @@ class Results:
         await self._asked(operation, self._client.set(channel, "1", ex=CANCEL_TTL_S))
         return int(await self._asked(operation, self._client.publish(channel, "1")))
 
+    async def mark_sent(self, request_id: str) -> None:
+        """Note that a job was sent, so that `nanoagent cancel` knows it before a worker does.
+
+        A user without the permission for that key can send jobs, too.
+
+        Raises:
+            ResultStoreError: Redis failed.
+        """
+        try:
+            await self._asked("note the job", self._client.set(_sent_key(request_id), "1", ex=SENT_TTL_S))
+        except RedisCallError as exc:
+            if not exc.is_denied:
+                raise
+
+    async def was_sent(self, request_id: str) -> bool:
+        """Return whether a job was sent by `nanoagent` and noted.
+
+        Raises:
+            ResultStoreError: Redis failed.
+        """
+        return await self._asked("look for the job", self._client.get(_sent_key(request_id))) is not None
+
+    # --- the index of jobs
+
+    async def entries(self, *, newest: str, oldest_ms: int, count: int) -> list[tuple[str, bytes]]:
+        """Return entries of the index of jobs, the newest first: their IDs, and their data.
+
+        Args:
+            newest: The largest ID; `+` for the newest entry.
+            oldest_ms: The time of the oldest entry, ms since the Unix epoch.
+            count: The largest number of entries.
+
+        Raises:
+            ResultStoreError: Redis failed.
+        """
+        call = self._client.xrevrange(scripts.INDEX_KEY, newest, str(oldest_ms), count)
+        answer = await self._asked("list jobs", call)
+        return [(entry_id.decode(), fields.get(b"job", b"")) for entry_id, fields in answer]
+
+    async def running(self) -> list[ClaimedRequest]:
+        """Return the claimed requests; those whose claim ends last come first.
+
+        Raises:
+            ResultStoreError: Redis failed.
+        """
+        call = self._client.zrevrange(scripts.RUNNING_KEY, 0, _MOST_RUNNING - 1)
+        members = await self._asked("list running jobs", call)
+        return await self._claims([member.decode(errors="replace") for member in members])
+
+    async def claimed(self, request_id: str) -> ClaimedRequest | None:
+        """Return the claim of a request; None if no worker has claimed it.
+
+        Raises:
+            ResultStoreError: Redis failed.
+        """
+        return next(iter(await self._claims([request_id])), None)
+
+    async def time_ms(self) -> int:
+        """Return the time of the server, ms since the Unix epoch.
+
+        Raises:
+            ResultStoreError: Redis failed.
+        """
+        seconds, microseconds = await self._asked("read the time", self._client.time())
+        return int(seconds) * 1000 + int(microseconds) // 1000
+
+    async def _claims(self, request_ids: Sequence[str]) -> list[ClaimedRequest]:
+        """Return the claims of requests, without those that have ended by a release or a result."""
+        if not request_ids:
+            return []
+        pipeline = self._client.pipeline(transaction=False)
+        for request_id in request_ids:
+            pipeline.hmget(f"nanoagent:claim:{request_id}", "token", "until", "about")
+        answers = await self._asked("read the claims", pipeline.execute())
+        now_us = 1000 * await self.time_ms()
+        return [
+            ClaimedRequest(
+                request_id=request_id,
+                started_at_ms=int(token) // 1000,
+                age_ms=max(0, now_us - int(token)) // 1000,
+                is_live=int(until) > now_us,
+                about=job_index.about_of(about),
+            )
+            for request_id, (token, until, about) in zip(request_ids, answers, strict=True)
+            if token is not None and int(until or 0)
+        ]
+
     async def _listen(self, request_id: str, deadline: float) -> dict[str, Any] | None:
         async with self._client.pubsub() as listener:
             async with asyncio.timeout(_REDIS_TIMEOUT_S):
@@ -178,6 +290,10 @@ async def _published(listener: Any, until: float) -> dict[str, Any] | None:
         if message is not None and message["type"] == "message":
             return _document(message["data"])
     return None
+
+
+def _sent_key(request_id: str) -> str:
+    return f"nanoagent:sent:{request_id}"
 
 
 def _document(data: Any) -> dict[str, Any] | None:

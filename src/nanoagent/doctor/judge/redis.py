@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 _ACL_RULE: Final = (
     "~job:* ~nanoagent:* ~cancel:* &result:* &cancel:* +ping +select +eval +evalsha +get +exists "
-    "+setex +expire +del +time +hget +hset +hmget +hincrby +hdel +sadd +scard +publish +subscribe "
-    "+unsubscribe"
+    "+setex +expire +del +time +hget +hset +hmget +hincrby +hdel +sadd +scard +zadd +zrem "
+    "+zremrangebyscore +xadd +xrange +xdel +publish +subscribe +unsubscribe"
 )
 _NEARLY_FULL: Final = 0.9
 
