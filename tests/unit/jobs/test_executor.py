@@ -17,6 +17,7 @@ from nanoagent.code.code_cache import CodeCache
 from nanoagent.code.pack import Pack
 from nanoagent.code.program_cache import ProgramCache
 from nanoagent.common.units import MIB
+from nanoagent.config.secret_rules import parse_rules
 from nanoagent.container import execution
 from nanoagent.container.cgroup import MemoryUse
 from nanoagent.container.execution import Execution
@@ -44,7 +45,11 @@ from nanoagent.model.errors import (
 )
 from nanoagent.model.job import NetworkPolicy, Reuse, Runtime
 from nanoagent.model.result import ErrorType, Isolation, OutputError, Refusal, Result, Start, Status
+from nanoagent.model.secret import SecretReference, SecretService
 from nanoagent.model.text import Locale, Text
+from nanoagent.secrets.cache import SecretCache
+from nanoagent.secrets.memory import InMemorySecretStore
+from nanoagent.secrets.resolver import SecretResolver
 from nanoagent.storage.folder import FolderStore
 from nanoagent.supervisor import wire
 from nanoagent.supervisor.output import Captured, Collected, OutputFile
@@ -102,6 +107,7 @@ class Rig:
         self.used_mb: list[int] = []
         self.failures = FailureCache.for_seconds(self.settings.failure_memory_seconds)
         self.remembered: list[str] = []
+        self.secrets = SecretResolver()
 
     def put(self, files: dict[str, str], key: str = "f.zip") -> None:
         self.store.path("code", key).write_bytes(make_zip(files))
@@ -159,6 +165,7 @@ class Rig:
                     runner=runner,
                     outputs=OutputUploader(self.store, settings, Metrics()),
                     tuner=Tuner(prices, settings.largest_job_mb),
+                    secrets=self.secrets,
                     on_cached_failure=self.remembered.append,
                 )
             )
@@ -1024,3 +1031,43 @@ async def test_any_payload_reaches_the_supervisor_byte_for_byte(rig: Rig, payloa
     await rig.run(make_job(payload=payload))
     assert b"PAYLOAD=" + payload + b"\0" in rig.runs[0].encode()
     assert rig.runs[0].encode().endswith(payload)
+
+
+# --- secrets
+
+
+DB = SecretReference(SecretService.SSM, "/prod/db")
+
+
+async def test_the_program_gets_the_values_of_its_secrets_and_its_output_is_masked(rig: Rig):
+    store = InMemorySecretStore()
+    store.values[DB] = "hunter22"
+    rig.put(CODE[Runtime.PYTHON])
+    rig.secrets._rules = parse_rules("f=ssm:/prod/*")
+    rig.secrets._cache = SecretCache(store, 60)
+    job = make_job(env=(("STAGE", "prod"),), secrets=(("DB", DB),))
+    attempt = attempt_at(job)
+    await rig.executor.execute(attempt)
+    (request,) = rig.runs
+    assert (request.environment["DB"], request.environment["STAGE"]) == ("hunter22", "prod")
+    assert request.environment.keys() == environment_of(job).keys() | {"DB"}
+    assert attempt.control.mask is not None
+    assert attempt.control.mask.hide("a hunter22") == "a ***"
+    assert "hunter22" not in f"{attempt} {job}"
+
+
+async def test_a_job_whose_secret_is_refused_is_not_fetched_and_not_run(rig: Rig):
+    result = await rig.run(make_job(s3_key="none.zip", secrets=(("DB", DB),)))
+    assert result.error_type is ErrorType.INVALID_JOB
+    assert result.error_message is not None
+    assert "DB refers to the secret ssm:/prod/db" in result.error_message
+    assert result.hint is not None
+    assert "SECRETS_ALLOW" in result.hint
+    assert rig.runs == []
+
+
+async def test_a_job_without_secrets_has_no_mask(rig: Rig):
+    rig.put(CODE[Runtime.PYTHON])
+    attempt = attempt_at(make_job(env=(("STAGE", "prod"),)))
+    await rig.executor.execute(attempt)
+    assert attempt.control.mask is None
