@@ -6,8 +6,10 @@ import asyncio
 import base64
 import contextlib
 import json
+import os
 import re
 import secrets
+import sys
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -286,3 +288,28 @@ async def test_a_service_that_throttles_fails_the_attempt_and_not_the_job(
             result = await worker.run(**job)
             assert (result["errorType"], result["attempt"]) == ("PLATFORM", 5)
             assert "the service that keeps the secrets of the job failed" in result["errorMessage"]
+
+
+async def test_check_warns_about_secrets_that_the_role_may_not_read(stack: EmbeddedStack, vault: Vault):
+    await vault.parameter("/check/there", "hunter22")
+    rules = "*=ssm:/check/{functionId}/*,f=ssm:/check/there,f=ssm:/check/none,*=secretsManager:denied/**"
+    async with Recorder(stack.endpoint_url) as recorder:
+        recorder.refusal = lambda call: (
+            (400, "AccessDeniedException") if call.operation == "GetSecretValue" else None
+        )
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "nanoagent", "check", "--json", "--env-file", os.devnull),
+            env=os.environ | stack.environment() | recorder.environment() | {"SECRETS_ALLOW": rules},
+            stdout=asyncio.subprocess.PIPE,
+        )
+        said, _ = await process.communicate()
+    found = json.loads(said)
+    assert found["problems"]["secrets"] is None
+    assert found["warnings"]["secrets"] == [
+        "the secret ssm:/check/none does not exist",
+        (
+            "secretsManager:denied/nanoagent-probe: access is denied; compare the worker's role with "
+            "deploy/iam-policy-secrets.json"
+        ),
+    ]
+    assert b"hunter22" not in said

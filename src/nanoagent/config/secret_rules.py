@@ -13,12 +13,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from nanoagent.model.secret import SecretService, is_name
-
-if TYPE_CHECKING:
-    from nanoagent.model.secret import SecretReference
+from nanoagent.model.secret import SecretReference, SecretService, is_name
 
 _EXPECTED: Final = (
     "rules such as shop-*=ssm:/prod/shop/** or *=secretsManager:fn/{functionId}/*, separated by commas"
@@ -26,6 +23,7 @@ _EXPECTED: Final = (
 _FUNCTION_ID: Final = "{functionId}"
 _TENANT_ID: Final = "{tenantId}"
 _BELOW: Final = "**"
+_VARIABLE: Final = re.compile(r"\{\w+\}|\*+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +39,17 @@ class SecretRule:
     function: str
     service: SecretService
     segments: tuple[str, ...]
+
+    @property
+    def is_pattern(self) -> bool:
+        """Whether the rule is about several secrets."""
+        return any(_VARIABLE.search(segment) for segment in self.segments)
+
+    @property
+    def example(self) -> SecretReference:
+        """A secret that the rule allows; for a pattern, it probably does not exist."""
+        name = "/".join(_VARIABLE.sub("nanoagent-probe", segment) for segment in self.segments)
+        return SecretReference(self.service, name)
 
     def allows(self, reference: SecretReference, function_id: str, tenant_id: str | None) -> bool:
         """Whether the rule allows a function to use a secret.
@@ -91,7 +100,7 @@ def _parse_rule(text: str) -> SecretRule:
             )
     if _BELOW in name.removesuffix(f"/{_BELOW}") and name != _BELOW:
         raise ValueError(f"{_EXPECTED}; ** must be the last segment, unlike in {name!r}")
-    if not is_name(service, re.sub(r"\{\w+\}|\*+", "x", name)):
+    if not is_name(service, _VARIABLE.sub("x", name)):
         raise ValueError(f"{_EXPECTED}; {name!r} cannot match the name of a secret of {service}")
     return SecretRule(function, service, segments)
 

@@ -16,9 +16,10 @@ from nanoagent.config import Settings
 from nanoagent.container import engine
 from nanoagent.container.docker_client import DockerClient
 from nanoagent.model.errors import ConfigError, PlatformError
+from nanoagent.secrets import probe as secrets_probe
 from nanoagent.telemetry import status
 from nanoagent.wiring import code, containers, network
-from nanoagent.wiring.services import open_services
+from nanoagent.wiring.services import open_services, secret_store
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -32,6 +33,7 @@ PROBE_MAX_S: Final = 20.0
 IMAGES: Final = "Docker and images"
 BUCKETS: Final = "S3 buckets"
 MODELS: Final = "model servers"
+SECRETS: Final = "secrets"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,10 @@ async def _probes(settings: Settings, opened: AsyncExitStack) -> Sequence[Probe]
     async def models() -> ProbeResult:
         return models_result(await network.inspect_models(settings))
 
+    async def secrets() -> ProbeResult:
+        store = await secret_store(services.clients)
+        return ProbeResult(SECRETS, None, await secrets_probe.warnings(settings.secret_rules, store))
+
     uses_model_servers = settings.upstreams and settings.ai_replay is None
     return (
         Probe("metrics and health", address),
@@ -105,6 +111,7 @@ async def _probes(settings: Settings, opened: AsyncExitStack) -> Sequence[Probe]
         Probe("SQS queue", services.broker.verify),
         Probe(BUCKETS, buckets),
         Probe("Redis", services.result_store.verify),
+        *((Probe(SECRETS, secrets),) if settings.secret_rules else ()),
         *((Probe(MODELS, models),) if uses_model_servers else ()),
     )
 

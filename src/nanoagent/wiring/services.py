@@ -74,6 +74,11 @@ async def open_store(settings: Settings, clients: AwsClients, buckets: DefaultBu
     return ResilientStore(S3Store(await clients.s3()), buckets.probe, code_bucket=settings.s3_code_bucket)
 
 
+async def secret_store(clients: AwsClients) -> AwsSecretStore:
+    """Make the store of secrets."""
+    return AwsSecretStore(await clients.ssm(), await clients.secrets_manager())
+
+
 async def open_secrets(
     settings: Settings, clients: AwsClients, telemetry: Telemetry, opened: AsyncExitStack
 ) -> SecretResolver:
@@ -81,8 +86,7 @@ async def open_secrets(
     count = telemetry.metrics.jobs.secret_resolved
     if not settings.secret_rules:
         return SecretResolver(on_refused=lambda: count("refused"))
-    store = AwsSecretStore(await clients.ssm(), await clients.secrets_manager())
-    cache = SecretCache(store, settings.secrets_cache_seconds, on_read=count)
+    cache = SecretCache(await secret_store(clients), settings.secrets_cache_seconds, on_read=count)
     opened.push_async_callback(cache.close)
     return SecretResolver(settings.secret_rules, cache, on_refused=lambda: count("refused"))
 
