@@ -216,6 +216,54 @@ async def test_a_reader_needs_all_that_its_policy_allows_and_nothing_else(
         assert recorder.refused() == set()
 
 
+async def commanded(environment: dict[str, str], *arguments: str | Path) -> tuple[int | None, str]:
+    """Run a command of `nanoagent`; returns its exit code and its output."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "nanoagent", *map(str, arguments)),
+        env=os.environ | environment,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    said, _ = await process.communicate()
+    return process.returncode, said.decode()
+
+
+async def test_those_who_deploy_and_invoke_need_all_that_their_policies_allow_and_nothing_else(
+    stack: EmbeddedStack, tmp_path: Path
+):
+    code = tmp_path / "own-function"
+    code.mkdir()
+    (code / "main.py").write_text("print('hello')")
+    queue = await asyncio.to_thread(stack.new_queue)
+    deployer, invoker = policy("iam-policy-deployer.json"), policy("iam-policy-invoker.json")
+    async with Recorder(stack.endpoint_url, grants=deployer) as recorder:
+        environment = stack.environment() | recorder.environment() | {"SQS_QUEUE_URL": queue}
+        recorder.names |= {queue.rsplit("/", 1)[-1]: JOBS, stack.code_bucket: CODE}
+        for arguments, expected in (
+            (["deploy", code], "Deployed own-function, version 1"),
+            (["deploy", code, "--memory", "64"], "Deployed own-function, version 2"),
+            (["deploy", "--function", "own-function", "--rollback"], "Rolled own-function back to version 1"),
+            (["functions"], "own-function"),
+        ):
+            returned, said = await commanded(environment, *arguments)
+            assert (returned, expected in said) == (0, True), said
+        (code / "main.py").write_text("print('bye')")
+        assert "~ main.py" in (await commanded(environment, "deploy", code, "--dry-run"))[1]
+        assert recorder.unknown == []
+        assert recorder.operations() == operations_in(*(SOURCE / "dev/functions").glob("*.py"))
+        assert deployer - recorder.used() == set()
+        assert recorder.refused() == set()
+
+        recorder.calls, recorder.grants = [], invoker
+        returned, said = await commanded(environment, "invoke", "own-function", "--wait", "0")
+        assert (returned, "version 1" in said) == (0, True), said
+        assert recorder.operations() == {"GetObject", "SendMessage"}
+        assert invoker - recorder.used() == set()
+        assert recorder.refused() == set()
+        assert (await commanded(environment, "deploy", code))[0] == 3
+        assert (await commanded(environment, "invoke", "no-function"))[0] == 2
+
+
 @pytest.mark.parametrize("name", POLICIES)
 def test_a_policy_allows_only_one_queue_one_namespace_or_one_prefix_of_a_bucket(name: str):
     # By Service Authorization Reference, PutMetricData knows no resources; the namespace is what narrows it.
@@ -230,6 +278,9 @@ def test_a_policy_allows_only_one_queue_one_namespace_or_one_prefix_of_a_bucket(
             assert re.fullmatch(arn, grant.resource)
         elif service == "kms":
             assert re.fullmatch(r"arn:aws:kms:[\w-]+:\d{12}:key/[\w-]+", grant.resource)
+        elif action == "ListBucket":
+            assert re.fullmatch(r"arn:aws:s3:::[\w-]+", grant.resource)
+            assert re.fullmatch(r"[\w-]+/\*", grant.prefix or "")
         elif service == "s3":
             assert re.fullmatch(r"arn:aws:s3:::[\w-]+/([\w-]+/)?\*", grant.resource)
         else:

@@ -15,7 +15,7 @@
 
 `doubles`: second implementations of ports and collaborators, without Docker.
     fake_driver, fake_supervisor: containers and supervisors. pooled: containers of the pool.
-    fakes: settings, jobs and the collaborators of the executor.
+    fakes: settings, jobs and the collaborators of the executor. fake_records: records of functions.
 
 `sandboxes`: real containers.
     containers, adversarial: run a program in a real sandbox. engines: a Docker engine for one test.

@@ -44,8 +44,8 @@ class FailureKind(Enum):
     )
     CLOCK = "this machine's clock is wrong: run timedatectl set-ntp true"
     DENIED = (
-        "these credentials lack a permission: compare their policy with deploy/iam-policy.json (worker) or "
-        "deploy/iam-policy-sender.json (sender)"
+        "these credentials lack a permission: compare their policy with deploy/iam-policy.json (worker), "
+        "deploy/iam-policy-sender.json (sender), or deploy/iam-policy-deployer.json (deploy, functions)"
     )
     NO_QUEUE = "there is no such queue: set SQS_QUEUE_URL"
     NO_BUCKET = "there is no such bucket: check its name, and AWS_REGION"

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Final
 
 import typer
 
-from nanoagent.cli import function_commands, job_commands, local_commands, worker_commands
+from nanoagent.cli import (
+    deployment_commands,
+    function_commands,
+    job_commands,
+    local_commands,
+    worker_commands,
+)
 from nanoagent.cli.application import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_NOT_REACHED, EXIT_USAGE, app
 from nanoagent.cli.settings import without_secrets
 from nanoagent.cli.streams import tolerant
@@ -16,7 +22,7 @@ from nanoagent.model.errors import ConfigError, InvalidCall, NanoAgentError, Pla
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-COMMANDS: Final = (worker_commands, function_commands, job_commands, local_commands)
+COMMANDS: Final = (worker_commands, function_commands, deployment_commands, job_commands, local_commands)
 """The modules with commands, in the order of `--help`."""
 
 for module in COMMANDS:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from nanoagent.model.errors import ConfigError
 
 if TYPE_CHECKING:
-    from nanoagent.config import LocalSettings, RedisSettings, Settings
+    from nanoagent.config import CodeBucketSettings, LocalSettings, RedisSettings, Settings
 
 
 def without_secrets(text: str) -> str:
@@ -98,6 +98,30 @@ def of_redis(env_file: Path, *, quiet: bool) -> tuple[RedisSettings, Path]:
     file = dev.settings_file(env_file, quiet=quiet)
     load_environment(file)
     settings = config.load_redis(file)
+    logs.hide(settings.secrets)
+    if not quiet:
+        _warn(file, settings, has_settings=env_file != dev.DEFAULT)
+    return settings, file
+
+
+def of_code_bucket(env_file: Path, *, quiet: bool) -> tuple[CodeBucketSettings, Path]:
+    """Read the settings of a command that needs only the code bucket, and return them with their file.
+
+    As for `of_sender`, the default is the file of a running `make dev`.
+
+    Raises:
+        ConfigError: A setting is missing or wrong. The error has all problems.
+    """
+    from nanoagent import config
+    from nanoagent.dev.sender import dev
+    from nanoagent.telemetry import logs
+
+    file = dev.settings_file(env_file, quiet=quiet, needed=dev.CODE_BUCKET)
+    load_environment(file)
+    try:
+        settings = config.load_code_bucket(file)
+    except ConfigError as exc:
+        raise ConfigError(dev.with_advice(exc.problems)) from exc
     logs.hide(settings.secrets)
     if not quiet:
         _warn(file, settings, has_settings=env_file != dev.DEFAULT)

@@ -8,7 +8,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from nanoagent.config import consistency
-from nanoagent.config.local import LocalSettings, RedisSettings
+from nanoagent.config.local import CodeBucketSettings, LocalSettings, RedisSettings
 from nanoagent.config.settings import Settings
 from nanoagent.model import expectations
 from nanoagent.model.errors import ConfigError
@@ -41,6 +41,15 @@ def load_redis(env_file: Path | None = Path(".env")) -> RedisSettings:
         ConfigError: Settings are wrong. The error lists all of them.
     """
     return _load(RedisSettings, env_file)
+
+
+def load_code_bucket(env_file: Path | None = Path(".env")) -> CodeBucketSettings:
+    """Read the settings of a command that needs only the code bucket, as `load` does.
+
+    Raises:
+        ConfigError: Settings are missing or wrong. The error lists all of them.
+    """
+    return _load(CodeBucketSettings, env_file)
 
 
 def _load(kind: type[_Kind], env_file: Path | None) -> _Kind:

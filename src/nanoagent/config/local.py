@@ -2,6 +2,7 @@
 
 `LocalSettings` is for commands that run functions on this machine, without a queue, S3 or Redis.
 `RedisSettings` is for commands that need only Redis, and perhaps S3.
+`CodeBucketSettings` is for commands that need only the code bucket.
 """
 
 from __future__ import annotations
@@ -46,4 +47,11 @@ class RedisSettings(Settings):
 
     sqs_queue_url: str = ""  # not checked, because it is not used
     s3_code_bucket: str = ""
+    s3_user_data_bucket: str = ""
+
+
+class CodeBucketSettings(Settings):
+    """The settings of a worker, but of the queue and the buckets, only the code bucket needs a value."""
+
+    sqs_queue_url: str = ""  # not checked, because it is not used
     s3_user_data_bucket: str = ""

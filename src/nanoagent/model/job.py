@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 MIN_MEMORY_MB: Final = 32
 DEFAULT_MEMORY_MB: Final = 128
+DEFAULT_TIMEOUT_MS: Final = 300_000
 MAX_TIMEOUT_MS: Final = 42_000_000  # less than 12 h, the longest time that SQS hides a message
 
 
@@ -128,6 +129,6 @@ class JobDefaults:
     model_id: str
     max_memory_mb: int
     memory_mb: int = DEFAULT_MEMORY_MB
-    timeout_ms: int = 300_000
+    timeout_ms: int = DEFAULT_TIMEOUT_MS
     network: NetworkPolicy = NetworkPolicy.AI
     locale: Locale = "ko"

@@ -40,6 +40,7 @@ ACTIONS: Final = {
     "GetObject": "s3:GetObject",
     "HeadObject": "s3:GetObject",
     "PutObject": "s3:PutObject",
+    "ListObjectsV2": "s3:ListBucket",
     "CreateMultipartUpload": "s3:PutObject",
     "UploadPart": "s3:PutObject",
     "CompleteMultipartUpload": "s3:PutObject",
@@ -85,6 +86,7 @@ class Call:
         action: The permission that it needs.
         resource: The ARN that it needs the permission for; `*` if the service has no resources.
         namespace: CloudWatch's condition key; None for other services.
+        prefix: The condition key of the permission to list a bucket; None for other calls.
         status: The HTTP status of the answer.
     """
 
@@ -92,6 +94,7 @@ class Call:
     action: str
     resource: str
     namespace: str | None = None
+    prefix: str | None = None
     status: int = 0
 
 
@@ -102,12 +105,14 @@ class Grant:
     action: str
     resource: str
     namespace: str | None = None
+    prefix: str | None = None
 
     def covers(self, call: Call) -> bool:
         return (
             self.action == call.action
             and fnmatchcase(call.resource, self.resource)
             and self.namespace == call.namespace
+            and (self.prefix is None or (call.prefix is not None and fnmatchcase(call.prefix, self.prefix)))
         )
 
 
@@ -117,14 +122,17 @@ def grants_of(policy: dict[str, Any]) -> set[Grant]:
     for statement in policy["Statement"]:
         assert statement.keys() <= {"Sid", "Effect", "Action", "Resource", "Condition"}, statement
         assert statement["Effect"] == "Allow", statement
-        namespace = None
-        if condition := statement.get("Condition"):
+        namespace = prefix = None
+        if "StringLike" in (condition := statement.get("Condition", {})):
+            prefix = condition["StringLike"]["s3:prefix"]
+            assert condition == {"StringLike": {"s3:prefix": prefix}}
+        elif condition:
             namespace = condition["StringEquals"].get("cloudwatch:namespace")
             via = condition["StringEquals"].get("kms:ViaService")
             names = {"cloudwatch:namespace": namespace, "kms:ViaService": via}
             assert condition == {"StringEquals": {name: value for name, value in names.items() if value}}
         new = {
-            Grant(action, resource, namespace)
+            Grant(action, resource, namespace, prefix)
             for action in _listed(statement["Action"])
             for resource in _listed(statement["Resource"])
         }
@@ -148,7 +156,7 @@ def operations_in(*modules: Path) -> set[str]:
         call
         for module in modules
         for call in re.findall(
-            r"\b(?:_client|client|s3|sqs|_ssm|_secrets_manager)\.([a-z]+_[a-z_]+)\(", module.read_text()
+            r"\b(?:_client|client|s3|sqs|_ssm|_secrets_manager)\.([a-z]+_[a-z0-9_]+)\(", module.read_text()
         )
     }
     return {call.title().replace("_", "") for call in calls - {"generate_presigned_url"}}
@@ -301,6 +309,10 @@ class Recorder:
 
     def _s3_call(self, request: web.Request) -> Call:
         bucket, _, key = request.path.lstrip("/").partition("/")
+        if request.method == "GET" and "list-type" in request.query and not key:
+            resource = f"arn:aws:s3:::{self._name(bucket)}"
+            prefix = request.query.get("prefix", "")
+            return Call("ListObjectsV2", ACTIONS["ListObjectsV2"], resource, prefix=prefix)
         wanted = frozenset(name for name in request.query if not _SIGNATURE.match(name))
         operation = _S3.get((request.method, wanted))
         if operation is None or not key or "x-amz-copy-source" in request.headers:

@@ -30,7 +30,21 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 REGISTERED = [command for module in MODULES for command in module.commands.registered_commands]
-COMMANDS = ("run", "check", "doctor", "selftest", "send", "result", "cancel", "demo", "dev", "version")
+COMMANDS = (
+    "run",
+    "check",
+    "doctor",
+    "selftest",
+    "deploy",
+    "invoke",
+    "functions",
+    "send",
+    "result",
+    "cancel",
+    "demo",
+    "dev",
+    "version",
+)
 
 
 @pytest.fixture(autouse=True)

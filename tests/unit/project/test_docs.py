@@ -317,6 +317,7 @@ def test_every_message_in_the_troubleshooting_table_is_one_of_the_codes(message)
         ("iam-policy-sender.json", [SOURCE / "dev/sender/delivery.py"]),
         ("iam-policy-secrets.json", [SOURCE / "secrets/aws.py"]),
         ("iam-policy-reader.json", [SOURCE / "dev/jobs/outputs.py"]),
+        ("iam-policy-deployer.json", sorted((SOURCE / "dev/functions").glob("*.py"))),
     ],
 )
 def test_a_policy_allows_the_calls_that_stand_in_the_code(name, modules):

@@ -1,0 +1,248 @@
+"""The command `nanoagent invoke`: runs a deployed function once, and passes its output on."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import uuid
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, TextIO
+
+import msgspec
+from rich.console import Console
+
+from nanoagent.aws import clients as aws
+from nanoagent.dev.exec import summary
+from nanoagent.dev.functions.output import check_function_id, no_function
+from nanoagent.dev.functions.s3_records import S3Records
+from nanoagent.dev.sender import delivery, dev, language, message, stages, terminal, variables
+from nanoagent.dev.sender.command import NO_INPUT, shown
+from nanoagent.dev.sender.stages import Stage
+from nanoagent.model import result as results_of
+from nanoagent.model.errors import InvalidCall, PlatformError, one_line
+from nanoagent.model.function_record import InvalidRecord
+from nanoagent.model.result import ErrorType, OutputError
+from nanoagent.model.text import LOCALES
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from nanoagent.config import Settings
+    from nanoagent.dev.sender.delivery import Results
+    from nanoagent.model.function_record import Version
+    from nanoagent.model.result import Result
+
+
+class Exit(IntEnum):
+    """The exit codes; they are documented in docs/deploying.md. Ctrl-C ends with 130."""
+
+    SUCCESS = 0
+    NOT_SUCCESSFUL = 1  # the function failed, or could not be run
+    INVALID_CALL = 2  # nothing was sent
+    SERVICE_FAILED = 3
+    NO_RESULT = 4
+    TIMEOUT = 124  # the function exceeded its time limit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """A call of `nanoagent invoke`.
+
+    Attributes:
+        function_id: The function.
+        payload: The value of `--input`.
+        version: The number of the version; None for the current one.
+        env: More variables for this job, each as `NAME=VALUE`.
+        wait_s: The longest time to wait for the result, seconds; 0 for no wait.
+        locale: `ko` or `en`; empty for the language of the shell.
+        as_json: Whether to print the result document instead of the output.
+        env_file: The value of `--env-file`, for the commands that are proposed.
+        settings_file: The file with the settings.
+    """
+
+    function_id: str
+    payload: str = NO_INPUT
+    version: int | None = None
+    env: tuple[str, ...] = ()
+    wait_s: float = 60
+    locale: str = ""
+    as_json: bool = False
+    env_file: Path = dev.DEFAULT
+    settings_file: Path = dev.DEFAULT
+
+
+def invoke(settings: Settings, call: Call) -> int:
+    """Send a job for a deployed function, wait for its result, and return the exit code."""
+    invocation = _Invocation(settings, call)
+    try:
+        return asyncio.run(invocation.run())
+    except (InvalidCall, InvalidRecord) as exc:
+        problems = exc.problems if isinstance(exc, InvalidCall) else [str(exc)]
+        _say("\n  ".join(["nanoagent: nothing was sent:", *problems]))
+        return Exit.INVALID_CALL
+    except PlatformError as exc:
+        _say(invocation.after_failure(exc))
+        _say(f"nanoagent: {stages.service_failed(exc, call.settings_file)}")
+        return Exit.SERVICE_FAILED
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        _say(f"\n{invocation.after_interruption()}")
+        raise
+
+
+class _Invocation:
+    """One call of the command.
+
+    Args:
+        settings: The settings.
+        call: The call.
+    """
+
+    def __init__(self, settings: Settings, call: Call) -> None:
+        self._settings = settings
+        self._call = call
+        self._request_id = f"invoke-{uuid.uuid4().hex[:12]}"
+        self._stage = Stage.NOT_SENT
+
+    async def run(self) -> Exit:
+        """Carry out the command.
+
+        Raises:
+            InvalidCall: An argument is invalid, or there is no such function or version.
+            InvalidRecord: The record of the function cannot be used.
+            PlatformError: A service failed.
+        """
+        _check(self._call)
+        payload = message.read_input(self._call.payload)
+        async with aws.AwsClients(self._settings.aws_region) as clients:
+            version = await self._version(clients)
+            body = message.body(self._fields(version), payload)
+            async with delivery.results(self._settings) as results:
+                self._stage = Stage.SENDING
+                await delivery.enqueue(clients, self._settings.sqs_queue_url, self._request_id, body)
+                self._stage = Stage.SENT
+                await results.mark_sent(self._request_id)
+                name = one_line(self._call.function_id)
+                _say(f"Request {self._request_id}: {name}, version {version.number}.")
+                if not self._call.wait_s:
+                    _say(stages.next_commands(self._request_id, self._call.env_file))
+                    return Exit.SUCCESS
+                found = await self._result(results)
+        if found is None:
+            _say(f"The job continues.\n{stages.next_commands(self._request_id, self._call.env_file)}")
+            _say(f"nanoagent: {stages.no_result_within(self._call.wait_s)}")
+            return Exit.NO_RESULT
+        return _show(found, version.settings.memory_mb, as_json=self._call.as_json)
+
+    async def _result(self, results: Results) -> dict[str, Any] | None:
+        """Return the document of the result; None if the wait has ended without one."""
+        return await results.wait(self._request_id, self._call.wait_s)
+
+    async def _version(self, clients: aws.AwsClients) -> Version:
+        """Return the version to run.
+
+        Raises:
+            InvalidCall: There is no such function or version.
+            InvalidRecord: The record cannot be used.
+        """
+        store = S3Records(await clients.s3(), self._settings.s3_code_bucket)
+        stored = await store.read(self._call.function_id)
+        if stored is None:
+            raise no_function(self._call.function_id, self._settings.s3_code_bucket)
+        return stored.record.version(self._call.version or stored.record.current)
+
+    def _fields(self, version: Version) -> dict[str, Any]:
+        """Return the fields of the job's message, except the input."""
+        fields = {
+            "requestId": self._request_id,
+            "functionId": self._call.function_id,
+            "s3Key": version.key,
+            "locale": self._call.locale or language.of_shell(os.environ).locale,
+            **version.settings.job_fields(),
+        }
+        env = fields.get("env", {}) | variables.parsed(self._call.env)
+        return fields | ({"env": env} if env else {})
+
+    def after_failure(self, error: PlatformError) -> str:
+        """Return what has happened to the job when a service fails."""
+        if self._stage is Stage.SENDING and not delivery.may_have_arrived(error):
+            self._stage = Stage.NOT_SENT
+        return self.after_interruption()
+
+    def after_interruption(self) -> str:
+        """Return what has happened to the job when the command stops here."""
+        return stages.after_interruption(self._stage, self._request_id, self._call.env_file)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)  # noqa: T201 - a command's output
+
+
+def _check(call: Call) -> None:
+    check_function_id(call.function_id)
+    problems = []
+    if call.locale not in ("", *LOCALES):
+        problems.append(f"--locale {call.locale}: is not one of {', '.join(LOCALES)}")
+    if not call.wait_s >= 0:  # NaN, too
+        problems.append(f"--wait {call.wait_s:g}: is not a number of seconds")
+    if call.version is not None and call.version < 1:
+        problems.append(f"--version {call.version}: is not the number of a version")
+    if problems:
+        raise InvalidCall(problems)
+
+
+# --- the result
+
+
+def _show(document: dict[str, Any], memory_mb: int, *, as_json: bool) -> Exit:
+    """Print a result, and return the exit code."""
+    try:
+        result = results_of.decode(json.dumps(document))
+    except msgspec.MsgspecError:  # of a newer worker
+        print(json.dumps(document) if as_json else shown(document))  # noqa: T201
+        return Exit.SUCCESS if document.get("status") == "SUCCESS" else Exit.NOT_SUCCESSFUL
+    if as_json:
+        print(json.dumps(document, ensure_ascii=False))  # noqa: T201
+    else:
+        _pass_on(result.stdout, sys.stdout)
+        _pass_on(result.stderr, sys.stderr)
+        _say_end(result, memory_mb)
+    return exit_code(result)
+
+
+def _pass_on(output: str, stream: TextIO) -> None:
+    """Write the output of the function, unchanged in a pipe. A terminal gets no control characters."""
+    stream.write(terminal.clean(output) if stream.isatty() else output)
+    stream.flush()
+
+
+def _say_end(result: Result, memory_mb: int) -> None:
+    """Print the summary; after success, only on a terminal."""
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    if result.error_type is None and not console.is_terminal:
+        return
+    if result.stderr and not result.stderr.endswith("\n"):
+        console.print()
+    for line in summary.lines(_cleaned(result), memory_mb):
+        console.print(line)
+
+
+def _cleaned(result: Result) -> Result:
+    """Return the result without control characters in the texts of the summary."""
+    texts = {"error_message": result.error_message, "hint": result.hint}
+    return msgspec.structs.replace(
+        result,
+        **{name: terminal.clean(text) for name, text in texts.items() if text is not None},
+        output_errors=[
+            OutputError(terminal.clean(refused.path), refused.reason) for refused in result.output_errors
+        ],
+    )
+
+
+def exit_code(result: Result) -> Exit:
+    """Return the exit code for a result."""
+    if result.error_type is ErrorType.TIMEOUT:
+        return Exit.TIMEOUT
+    return Exit.SUCCESS if result.error_type is None else Exit.NOT_SUCCESSFUL
