@@ -160,17 +160,6 @@ async def test_a_rotated_secret_is_seen_after_the_cache_time(worker: WorkerUnder
     assert await worker.metric("worker_secrets_total", outcome="read") >= 2
 
 
-async def test_many_jobs_at_once_read_a_secret_once(worker: WorkerUnderTest, vault: Vault):
-    await vault.parameter("/fn/many/db", "value")
-    key = await worker.upload({"main.py": "import os\nprint(len(os.environ['DB']))"})
-    message = {"functionId": "many", "s3Key": key, "env": {"DB": {"ssm": "/fn/many/db"}}}
-    before = await worker.metric("worker_secrets_total", outcome="read")
-    results = await worker.run_all([worker.message(**message) for _ in range(8)], at_once=True)
-    assert {result["stdout"] for result in results} == {"5\n"}
-    # The jobs take a few times the cache time at most.
-    assert await worker.metric("worker_secrets_total", outcome="read") - before < 8
-
-
 @pytest.mark.parametrize(
     "function_id",
     [
