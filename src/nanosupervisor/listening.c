@@ -79,6 +79,14 @@ void listening_hand_over(struct listening_sockets *sockets)
     listening_close(sockets);
 }
 
+int listening_is_configured(uint32_t address, uint16_t port)
+{
+    for (size_t i = 0; i < wanted_count; i++)
+        if (wanted[i].port == port && !memcmp(wanted[i].address, &address, sizeof address))
+            return 1;
+    return 0;
+}
+
 void listening_close(struct listening_sockets *sockets)
 {
     for (size_t i = 0; i < MAX_LISTENING_SOCKETS; i++)

@@ -27,6 +27,9 @@ void listening_configure(const struct listening_address *addresses, size_t count
 void listening_open(struct listening_sockets *sockets);
 /* Send a set to the worker, and close it here. The worker then closes the previous set. */
 void listening_hand_over(struct listening_sockets *sockets);
+/* Whether a configured address, at which the worker may listen, is this one. The bytes of `address` are in network
+ * order. */
+int listening_is_configured(uint32_t address, uint16_t port);
 void listening_close(struct listening_sockets *sockets);
 
 #endif

@@ -1,6 +1,7 @@
 /* See run.h. */
 #define _GNU_SOURCE
 #include "run.h"
+#include "activity.h"
 #include "level.h"
 #include "live.h"
 #include "outputs.h"
@@ -89,24 +90,12 @@ static void parse_request(struct run *run, uint8_t *frame, size_t length)
 
 /* ---- the kernel memory of the run's sockets ----------------------------------------------------------- */
 
-/* Read the beginning of a file in /proc/net of the run's network. If that fails, the text is empty. */
-static void read_network_file(const struct level *level, const char *name, char *text, size_t room)
-{
-    char path[64];
-    snprintf(path, sizeof path, "/proc/%d/net/%s", level->network_process(), name);
-    int file = open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t length = file >= 0 ? read(file, text, room - 1) : 0;
-    if (file >= 0)
-        close(file);
-    text[length > 0 ? length : 0] = 0;
-}
-
 /* Return the number of sockets in the run's network, including connections that wait to be accepted. */
 static unsigned long count_sockets(const struct level *level)
 {
     char text[64];
     unsigned long used = 0;
-    read_network_file(level, "sockstat", text, sizeof text);
+    activity_read_network_file(level->network_process(), "sockstat", text, sizeof text);
     return sscanf(text, "sockets: used %lu", &used) == 1 ? used : 0;
 }
 
@@ -115,7 +104,7 @@ static unsigned long count_netlink_bytes(const struct level *level)
 {
     char text[8192];
     unsigned long total = 0, bytes;
-    read_network_file(level, "netlink", text, sizeof text);
+    activity_read_network_file(level->network_process(), "netlink", text, sizeof text);
     for (const char *line = strchr(text, '\n'); line; line = strchr(line + 1, '\n'))
         if (sscanf(line, " %*s %*s %*s %*s %lu", &bytes) == 1)
             total += bytes;
@@ -203,7 +192,7 @@ static int enforce_limits(struct run *run, const struct level *level, struct sch
         schedule->kernel_check_at = now + KERNEL_CHECK_US;
     }
     if (now >= schedule->deadline && schedule->kill_at == UINT64_MAX) {
-        run->report.flags |= EXIT_TIMED_OUT;
+        run->report.flags |= EXIT_TIMED_OUT | activity_flags(level->network_process());
         level->terminate();
         schedule->kill_at = now + (uint64_t)run->request.grace_ms * 1000u;
     }

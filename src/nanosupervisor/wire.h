@@ -118,6 +118,10 @@ struct __attribute__((packed)) ready_report {
 #define EXIT_ORPHANED 32u    /* the zygote ended during the run, so the program's wait status is unknown */
 #define EXIT_SOCKETS 64u     /* the program was ended: its sockets hold too much kernel memory */
 #define EXIT_CREATING 128u   /* another sandbox existed when the program was started, perhaps not complete */
+/* Only with EXIT_TIMED_OUT; the state at the deadline (activity.h): */
+#define EXIT_LISTENING 256u /* a TCP socket of the run was listening */
+#define EXIT_COMPUTING 512u /* a thread was running, or was waiting for a CPU */
+#define EXIT_WAITING 1024u  /* no thread was */
 
 struct __attribute__((packed)) exit_report {
     uint32_t wait_status; /* as from waitpid(2) */

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
-from nanoagent.languages import build_hint
+from nanoagent.languages.explain import explain_build
 from nanoagent.languages.recipes import BUILT_PROGRAM
 from nanoagent.model.job import Runtime
 from support.checks.matrix import only_in_test_all
@@ -332,7 +332,8 @@ async def test_an_error_in_one_of_several_files_is_said_once(shop):
 
 def hint_of(built: Execution, files: Mapping[str, str], runtime: Runtime) -> str:
     assert built.exit_code == 1
-    return str(build_hint.build_hint(runtime, built.collected.stderr.text, files))
+    hint = explain_build(runtime, built.collected.stderr.text, files)
+    return str(hint and hint.text)
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,10 @@
     hostile_packages: packages that attack from the importer.
     languages: reads docs/functions.md. record_stderr: records error messages.
 
+`catalogue`: small programs that fail as authors' programs do, each with the cause that its hint must name.
+    program: one program. python, nodejs, cpp, go: programs for which the rules were written.
+    check: programs that were kept aside. libraries: shared libraries for other platforms.
+
 `checks`: generators of inputs, and what must be true of them.
     archives, messages, conversations: oracles. raw_archives, raw_messages, zips: inputs.
     packs: makes packs from folders, and folders from packs.

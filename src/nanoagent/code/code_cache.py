@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from nanoagent.code.pin import Pin
+    from nanoagent.model.cause import Cause
     from nanoagent.storage.base import ObjectStore
 
 log = structlog.get_logger(__name__)
@@ -88,11 +89,13 @@ class _Refusal:
     Attributes:
         message: The rule that the archive breaks.
         hint: The advice for the author.
+        cause: The cause on which the advice is based.
         at: The time of the refusal, in the loop's clock.
     """
 
     message: Text
     hint: Text | None
+    cause: Cause | None
     at: float
 
 
@@ -292,7 +295,9 @@ class CodeCache:
                         partial(archive.extract, scratch / "code.zip", scratch / "pack", self._limits)
                     )
         except Rejected as exc:
-            self._refusals[digest] = _Refusal(exc.message, exc.hint, asyncio.get_running_loop().time())
+            self._refusals[digest] = _Refusal(
+                exc.message, exc.hint, exc.cause, asyncio.get_running_loop().time()
+            )
             raise
 
     def _refuse_known(self, digest: str) -> None:
@@ -300,7 +305,9 @@ class CodeCache:
         if refusal := self._refusals.get(digest):
             ago_s = asyncio.get_running_loop().time() - refusal.at
             message = _REFUSAL_REMEMBERED.format(message=refusal.message, ago_s=round(ago_s))
-            raise CachedRejection(ErrorType.INVALID_CODE, message, hint=refusal.hint, kind="archive")
+            raise CachedRejection(
+                ErrorType.INVALID_CODE, message, hint=refusal.hint, cause=refusal.cause, kind="archive"
+            )
 
     async def _evict(self) -> None:
         await self._disk.evict()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from nanoagent.code.refusals import shown_name
 from nanoagent.languages.recipes import RECIPES
+from nanoagent.model.cause import Cause
 from nanoagent.model.errors import Rejected
 from nanoagent.model.job import Runtime
 from nanoagent.model.result import ErrorType
@@ -95,7 +96,8 @@ def missing_entry_in(top: TopFolder) -> Rejected:
         shown = _AND_MORE.format(names=shown, count=len(names) - _MOST_SHOWN)
     where = Text.verbatim(shown_name(top.folder)) if top.folder else _ROOT_FOLDER
     message = (_MISSING if names else _NOTHING).format(entry=entry, where=where, names=shown)
-    return Rejected(ErrorType.INVALID_CODE, message, hint=_advice(top))
+    cause, hint = _advice(top)
+    return Rejected(ErrorType.INVALID_CODE, message, hint=hint, cause=cause)
 
 
 def likely_language(tops: Sequence[TopFolder]) -> TopFolder | None:
@@ -130,25 +132,28 @@ def source_rank(name: str) -> tuple[int, str]:
     return int(name.lower().partition(".")[0] not in stems), name
 
 
-def _advice(top: TopFolder) -> Text:
-    """Return the first advice that fits the names in the folder."""
+def _advice(top: TopFolder) -> tuple[Cause, Text]:
+    """Return the first cause that fits the names in the folder, and the advice."""
     entry = RECIPES[top.runtime].entry
     if len(top.with_entry) == 1:
-        return _MOVE_UP.format(entry=entry, folder=shown_name(top.with_entry[0]))
+        return Cause.ENTRY_NESTED, _MOVE_UP.format(entry=entry, folder=shown_name(top.with_entry[0]))
     for other, recipe in RECIPES.items():
         if recipe.entry in top.names:
-            return _OTHER_RUNTIME.format(found=recipe.entry, other=other, runtime=top.runtime)
+            return Cause.OTHER_RUNTIME, _OTHER_RUNTIME.format(
+                found=recipe.entry, other=other, runtime=top.runtime
+            )
     near = _nearest(top)
     if near is not None:
-        return _NEAR.get(_ending(near), _RENAME).format(entry=entry, found=shown_name(near))
+        advice = _NEAR.get(_ending(near), _RENAME)
+        cause = Cause.ENTRY_TYPESCRIPT if advice is _TYPESCRIPT else Cause.ENTRY_NAME
+        return cause, advice.format(entry=entry, found=shown_name(near))
     for other in Runtime:
         if near := _nearest(TopFolder(other, top.names)):
-            return _OTHER_LANGUAGE.format(
-                found=shown_name(near), other=other, runtime=top.runtime, entry=RECIPES[other].entry
-            )
+            shown = {"found": shown_name(near), "other": other, "runtime": top.runtime}
+            return Cause.OTHER_RUNTIME, _OTHER_LANGUAGE.format(**shown, entry=RECIPES[other].entry)
     if _is_zip_alone(top):
-        return _INNER_ZIP.format(found=shown_name(top.names[0]))
-    return _PUT_ENTRY.format(entry=entry)
+        return Cause.ZIP_IN_ZIP, _INNER_ZIP.format(found=shown_name(top.names[0]))
+    return Cause.ENTRY_MISSING, _PUT_ENTRY.format(entry=entry)
 
 
 def _is_zip_alone(top: TopFolder) -> bool:

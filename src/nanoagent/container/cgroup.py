@@ -175,6 +175,10 @@ class ControlGroup(ABC):
     def page_cache_bytes(self) -> int:
         """Return the page cache, without tmpfs. The kernel drops it before it kills a process."""
 
+    def cache_bytes(self) -> tuple[int, int]:
+        """Return the page cache without tmpfs, and the memory of tmpfs and of other shared memory."""
+        return self.page_cache_bytes(), 0
+
     def held_bytes(self) -> int:
         """Return the memory that is charged to the group now, without the page cache."""
         return self.usage_bytes() - self.page_cache_bytes()
@@ -251,8 +255,12 @@ class ControlGroupV1(ControlGroup):
         return self._memory.number("memory.usage_in_bytes")
 
     def page_cache_bytes(self) -> int:  # noqa: D102
+        return self.cache_bytes()[0]
+
+    def cache_bytes(self) -> tuple[int, int]:  # noqa: D102
         stat = self._memory.text("memory.stat")
-        return max(0, _value(stat, b"total_cache") - _value(stat, b"total_shmem"))
+        files = _value(stat, b"total_shmem")
+        return max(0, _value(stat, b"total_cache") - files), files
 
     def peak_bytes(self) -> int:  # noqa: D102
         return self._memory.number("memory.max_usage_in_bytes")
@@ -314,8 +322,12 @@ class ControlGroupV2(ControlGroup):
         return self._files.number("memory.current")
 
     def page_cache_bytes(self) -> int:  # noqa: D102
+        return self.cache_bytes()[0]
+
+    def cache_bytes(self) -> tuple[int, int]:  # noqa: D102
         stat = self._files.text("memory.stat")
-        return max(0, _value(stat, b"file") - _value(stat, b"shmem"))
+        files = _value(stat, b"shmem")
+        return max(0, _value(stat, b"file") - files), files
 
     def peak_bytes(self) -> int:  # noqa: D102
         if self._peak >= 0:
@@ -374,11 +386,14 @@ class MemoryUse:
             tmpfs count; the page cache does not. None if it is unknown.
         oom_kills: The number of its processes that the kernel killed because memory was used up.
         refused_processes: The number of forks that failed because of the limit on processes.
+        files_bytes: The largest sample of the memory of its files in tmpfs, if the kernel has killed a
+            process; else None. The files may be gone at the end.
     """
 
     peak_bytes: int | None
     oom_kills: int
     refused_processes: int
+    files_bytes: int | None = None
 
 
 class RunMeter:
@@ -418,7 +433,9 @@ class RunMeter:
         self._peak_before = group.peak_bytes()
         self._oom_kills = group.oom_kills()
         self._refused = group.refused_processes()
-        usage, self._page_cache = group.usage_bytes(), group.page_cache_bytes()
+        usage = group.usage_bytes()
+        self._page_cache, self._files_before = group.cache_bytes()
+        self._most_files = self._files_before
         self._usage_before = usage
         self._base = self._sampled = self.held_bytes = usage - self._page_cache
         self._missing = idle_bytes - self._base
@@ -426,9 +443,11 @@ class RunMeter:
     def sample(self) -> None:
         """Sample the usage. Nothing happens if the group does not exist any more."""
         try:
-            usage, self._page_cache = self._group.usage_bytes(), self._group.page_cache_bytes()
+            usage = self._group.usage_bytes()
+            self._page_cache, files = self._group.cache_bytes()
         except OSError:
             return
+        self._most_files = max(self._most_files, files)
         self.held_bytes = usage - self._page_cache
         self._sampled = max(self._sampled, self.held_bytes)
 
@@ -447,10 +466,12 @@ class RunMeter:
             held = max(self._sampled, peak - self._page_cache)
         elif peak - self._sampled > _SMALL_RUN_BYTES:
             held = None
+        oom_kills = self._group.oom_kills() - self._oom_kills
         return MemoryUse(
             peak_bytes=None if held is None else max(0, held - self._base),
-            oom_kills=self._group.oom_kills() - self._oom_kills,
+            oom_kills=oom_kills,
             refused_processes=self._group.refused_processes() - self._refused,
+            files_bytes=self._most_files - self._files_before if oom_kills else None,
         )
 
     @property

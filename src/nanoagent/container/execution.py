@@ -84,6 +84,7 @@ class Execution:
         use: The run's use of memory and processes; None if the program was not started, or if the control
             group is not visible or was removed.
         collected: The output of the run.
+        flags: The facts of the supervisor about its end.
     """
 
     error_type: ErrorType | None
@@ -92,6 +93,7 @@ class Execution:
     wall_ms: float
     use: MemoryUse | None
     collected: Collected
+    flags: ExitFlag = ExitFlag(0)  # noqa: RUF009 - an immutable value
 
 
 async def execute(
@@ -147,7 +149,7 @@ async def execute(
     may_reuse = collected.clean and had_memory and judgment.allows_reuse(error_type)
     acquired.clean = may_reuse and _has_freed_memory(container)
     exit_code, wall_ms = exit_code_of(report.wait_status), report.wall_us / 1000
-    return Execution(error_type, message, exit_code, wall_ms, use, collected)
+    return Execution(error_type, message, exit_code, wall_ms, use, collected, report.flags)
 
 
 def _overdue(request: RunRequest, meter: RunMeter | None) -> Execution:

@@ -18,7 +18,8 @@ from nanoagent.container import execution
 from nanoagent.jobs import source
 from nanoagent.jobs.acquisition import GRACE_MS
 from nanoagent.jobs.environment import PATH
-from nanoagent.languages import build_hint, error_line
+from nanoagent.languages import error_line
+from nanoagent.languages.explain import explain_build
 from nanoagent.languages.recipes import BUILT_OBJECTS, BUILT_PROGRAM, RECIPES
 from nanoagent.model.errors import ContainerError, Rejected, StorageError
 from nanoagent.model.result import ErrorType
@@ -244,8 +245,15 @@ class Builder:
         elif error := error_line.build_error(runtime, str(output)):
             message = Text.verbatim(error)
         certain = built.error_type in {None, ErrorType.USER_ERROR}
-        hint = build_hint.build_hint(runtime, str(output), files) if certain else None
-        return Rejected(ErrorType.BUILD_FAILED, message, hint=hint, stderr=output, certain=certain)
+        hint = explain_build(runtime, str(output), files) if certain else None
+        return Rejected(
+            ErrorType.BUILD_FAILED,
+            message,
+            hint=None if hint is None else hint.text,
+            cause=None if hint is None else hint.cause,
+            stderr=output,
+            certain=certain,
+        )
 
 
 def _has_built(built: Execution) -> bool:

@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Final, Protocol
 import msgspec
 
 from nanoagent.host.threads import in_thread
-from nanoagent.jobs.source import entry_source
+from nanoagent.jobs.explanation import advice_of
 from nanoagent.jobs.tuner import Advice, RunUsage
-from nanoagent.languages import hints, reuse_hints
-from nanoagent.model import payload
+from nanoagent.languages import reuse_hints
 from nanoagent.model import result as results
 from nanoagent.model.errors import CachedRejection, CrashLoop, Rejected
 from nanoagent.model.job import Reuse
-from nanoagent.model.result import NOT_STARTED, OUTCOMES, ErrorType, Result
+from nanoagent.model.result import NOT_STARTED, ErrorType, Result
 from nanoagent.model.text import Text
 from nanoagent.secrets.resolver import SecretResolver
 from nanoagent.supervisor.wire import ImportsState
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from nanoagent.jobs.outputs import OutputUploader
     from nanoagent.jobs.runner import Runner
     from nanoagent.jobs.tuner import Tuner
+    from nanoagent.model.cause import Cause
     from nanoagent.model.job import Job
     from nanoagent.model.message import InvalidJob
 
@@ -137,7 +137,7 @@ class Executor:
                     job.request_id, attempt.ai_record, attempt.fencing_token
                 )
         result = self._result(attempt, ended.error_type, ended.message, ended.exit_code)
-        hint = await self._hint(job, tree, ended)
+        cause, hint = await self._advice(job, tree, ended)
         if run.imports and hint is None:
             hint = reuse_hints.hint_for(run.imports)
         peak_bytes = None if ended.use is None else ended.use.peak_bytes
@@ -146,6 +146,7 @@ class Executor:
         return msgspec.structs.replace(
             result,
             hint=None if hint is None else hint.in_(job.locale),
+            cause=cause,
             stdout=ended.collected.stdout.in_every_language().in_(job.locale),
             stderr=ended.collected.stderr.in_every_language().in_(job.locale),
             stdout_truncated_bytes=ended.collected.stdout.truncated_bytes,
@@ -163,24 +164,13 @@ class Executor:
             tuning=advice.tuning,
         )
 
-    async def _hint(self, job: Job, tree: CodeTree, ended: Execution) -> Text | None:
-        """Return the advice for a program that failed, or that succeeded without doing anything."""
-        if ended.error_type is None:
-            if ended.collected.stdout.head or ended.collected.stderr.head or ended.collected.files:
-                return None
-            source = await in_thread(partial(entry_source, tree, job.runtime))
-            return hints.for_silent_success(job.runtime, source)
-        facts = hints.Facts(
-            runtime=job.runtime,
-            error_type=ended.error_type,
-            exit_code=ended.exit_code,
-            message=str(ended.message),
-            stdout=ended.collected.stdout.head,
-            stderr=ended.collected.stderr.text,
-            network=job.network,
-            open_files=self._settings.max_open_files,
-        )
-        return hints.for_run(facts, await _payload_hint(job, tree, ended))
+    async def _advice(self, job: Job, tree: CodeTree, ended: Execution) -> tuple[Cause | None, Text | None]:
+        """Return cause and advice for a program that failed, or that succeeded without doing anything."""
+        if ended.error_type is None and (
+            ended.collected.stdout.head or ended.collected.stderr.head or ended.collected.files
+        ):
+            return None, None
+        return await in_thread(partial(advice_of, job, tree, ended, self._settings))
 
     def _advise(
         self, job: Job, error_type: ErrorType | None, peak_bytes: int | None, duration_ms: int
@@ -199,7 +189,9 @@ class Executor:
         locale = attempt.job.locale
         result = self._result(attempt, rejection.error_type, rejection.message)
         hint = result.hint if rejection.hint is None else rejection.hint.in_(locale)
-        return msgspec.structs.replace(result, stderr=rejection.stderr.in_(locale), hint=hint)
+        return msgspec.structs.replace(
+            result, stderr=rejection.stderr.in_(locale), hint=hint, cause=rejection.cause
+        )
 
     def failed(self, attempt: Attempt, failure: Failure) -> Result:
         """Return the result of a job that was given up. The platform is to blame; the log has the details."""
@@ -266,11 +258,3 @@ def result_of_invalid(invalid: InvalidJob, worker_id: str, attempt: int) -> Resu
 def _reuse_of(imports: ImportsState) -> Reuse:
     """Return what a run has reused whose job asks for that."""
     return Reuse.IMPORTS if imports is ImportsState.REUSED else Reuse.NONE
-
-
-async def _payload_hint(job: Job, tree: CodeTree, ended: Execution) -> Text | None:
-    """Return the hint about PAYLOAD for a failed program whose input does not fit into the variable."""
-    if not OUTCOMES[ended.error_type].ended_by_itself or payload.fits_variable(job.payload):
-        return None
-    source = await in_thread(partial(entry_source, tree, job.runtime))
-    return payload.left_out_hint(job.payload, ended.collected.stderr.text, str(ended.message), source)

@@ -33,6 +33,7 @@ from nanoagent.model.text import Text
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator
 
+    from nanoagent.model.cause import Cause
     from nanoagent.model.result import ErrorType
 
 _MAX_BUILDS: Final = 32  # each has up to 256 KiB of compiler output
@@ -54,7 +55,7 @@ _CRASH_REMEMBERED: Final = Text(
 
 @dataclass(frozen=True, slots=True)
 class _FailedBuild:
-    """The latest failure of a build. The first five attributes are those of `Rejected`.
+    """The latest failure of a build. The first six attributes are those of `Rejected`.
 
     Attributes:
         ended_at: When it ended, monotonic seconds.
@@ -65,6 +66,7 @@ class _FailedBuild:
     error_type: ErrorType
     message: Text
     hint: Text | None
+    cause: Cause | None
     stderr: Text
     certain: bool
     ended_at: float
@@ -123,6 +125,7 @@ class BuildFailureCache:
             known.error_type,
             _BUILD_REMEMBERED.format(message=known.message, ago_s=round(ago_s), left_s=math.ceil(left_s)),
             hint=known.hint,
+            cause=known.cause,
             stderr=known.stderr,
             kind="build",
             build_ms=known.took_s * 1000,
@@ -139,6 +142,7 @@ class BuildFailureCache:
             rejection.error_type,
             rejection.message,
             rejection.hint,
+            rejection.cause,
             rejection.stderr,
             rejection.certain,
             now,

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from nanoagent.code import entry_file
 from nanoagent.code.pack import FILE, FOLDER, Pack
-from nanoagent.common.units import MIB
 from nanoagent.languages.recipes import RECIPES
-from nanoagent.model.errors import StorageError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from nanoagent.code.code_cache import CodeTree
     from nanoagent.model.job import Runtime
-
-_MAX_SOURCE_BYTES: Final = MIB
 
 
 @lru_cache(maxsize=1024)
@@ -33,17 +29,6 @@ def has_entry(tree: CodeTree, runtime: Runtime) -> bool:
         StorageError: The disk failed.
     """
     return _has_entry(tree.path, RECIPES[runtime].entry)
-
-
-def entry_source(tree: CodeTree, runtime: Runtime) -> str:
-    """Return the first MiB of the entry file; empty if it cannot be read. Reads the disk."""
-    try:
-        pack = Pack(tree.path)
-        number = pack.file_in(pack.base, RECIPES[runtime].entry)
-        found = [] if number is None else [number]
-        return b"".join(pack.read(found, _MAX_SOURCE_BYTES)).decode(errors="replace")
-    except (OSError, StorageError):
-        return ""
 
 
 def files_of(tree: CodeTree) -> list[str]:

@@ -37,6 +37,7 @@ from nanoagent.model.text import Text, as_text
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from nanoagent.model.cause import Cause
     from nanoagent.model.result import ErrorType
 
 
@@ -88,6 +89,7 @@ class Rejected(NanoAgentError):  # noqa: N818 - the usual word: the job is rejec
         error_type: An error type whose blame is `user` in the outcome table.
         message: The fault: the field or the entry of the zip file, its value, and the rule.
         hint: The remedy; None for the default hint of the outcome table.
+        cause: The cause on which the remedy is based; None if it is not one of those that have a key.
         stderr: The output of the compiler, for BUILD_FAILED.
         certain: Whether the same code would be rejected again on any machine at any time.
     """
@@ -98,6 +100,7 @@ class Rejected(NanoAgentError):  # noqa: N818 - the usual word: the job is rejec
         message: Text | str,
         *,
         hint: Text | str | None = None,
+        cause: Cause | None = None,
         stderr: Text | str = "",
         certain: bool = True,
     ) -> None:
@@ -105,6 +108,7 @@ class Rejected(NanoAgentError):  # noqa: N818 - the usual word: the job is rejec
         self.error_type = error_type
         self.message = as_text(message)
         self.hint = None if hint is None else as_text(hint)
+        self.cause = cause
         self.stderr = as_text(stderr)
         self.certain = certain
 

@@ -35,22 +35,20 @@ def fits_variable(payload: bytes) -> bool:
     return len(payload) <= MAX_BYTES and b"\0" not in payload
 
 
-def left_out_hint(payload: bytes, stderr: str, error_message: str, source: str) -> Text | None:
-    """Return the hint for a failed program that reads PAYLOAD although the variable is left out, or None.
+def left_out_hint(size: int, stderr: str, error_message: str, source: str) -> Text | None:
+    """Return the hint for a failed program that reads PAYLOAD, or None if it does not read it.
 
     Args:
-        payload: The job's input.
+        size: The size of the job's input, which does not fit into the variable, bytes.
         stderr: The program's standard error; a traceback may show the line that reads the variable.
         error_message: The error's type and message.
         source: The text of the entry file. A program that also names PAYLOAD_FILE is assumed to handle both
             cases.
     """
-    if fits_variable(payload):
-        return None
     reads_variable = _VARIABLE.search(source) is not None and _FILE.search(source) is None
     error_shows_it = (
         _VARIABLE.search(stderr) or _MISSING_VALUE.search(error_message) or _MISSING_VALUE.search(stderr)
     )
     if not (reads_variable or error_shows_it):
         return None
-    return _LEFT_OUT.format(size=len(payload), most=MAX_BYTES)
+    return _LEFT_OUT.format(size=size, most=MAX_BYTES)

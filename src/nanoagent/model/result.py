@@ -14,6 +14,7 @@ from typing import Final
 
 import msgspec
 
+from nanoagent.model.cause import Cause
 from nanoagent.model.job import Reuse
 from nanoagent.model.text import Text
 
@@ -146,10 +147,6 @@ _FAILURES: Final = (
         Settle.ACK,
         "failure",
         "the program ended with a non-zero exit code",
-        Text(
-            "Read stderr: the program ended itself with this exit code.",
-            "stderr를 확인하세요. 프로그램이 이 종료 코드로 스스로 끝났습니다.",
-        ),
     ),
     Outcome(
         _E.SIGNAL,
@@ -442,6 +439,7 @@ class Result(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     error_type: ErrorType | None = None
     error_message: str | None = None
     hint: str | None = None
+    cause: Cause | None = None
     timings: Timings = msgspec.field(default_factory=Timings)
     start: Start | None = None
     isolation: Isolation | None = None

@@ -91,6 +91,12 @@ class ExitFlag(IntFlag):
     ORPHANED = 32  # the zygote ended during the run, so the program's exit status is not known
     SOCKETS = 64  # the supervisor ended it, because its sockets used too much kernel memory
     CREATING = 128  # another sandbox existed when the program was started, perhaps not complete
+    LISTENING = 256  # when the time of the run was over, one of its TCP sockets was listening
+    COMPUTING = 512  # when the time of the run was over, a thread was running or was waiting for a CPU
+    WAITING = 1024  # when the time of the run was over, no thread was running or waiting for a CPU
+
+
+_EXIT_FLAGS: Final = sum(ExitFlag)
 
 
 class ImportsState(IntEnum):
@@ -404,7 +410,7 @@ def decode_exit(payload: bytes) -> ExitReport:
     _check_errno(rest[-1])
     if max(rest) > _MAX_NUMBER:
         raise ProtocolError(f"the supervisor reported the number {max(rest)}, expected {_MAX_NUMBER} at most")
-    return ExitReport(wait_status, ExitFlag(flags & 127), *rest)
+    return ExitReport(wait_status, ExitFlag(flags & _EXIT_FLAGS), *rest)
 
 
 def decode_file(payload: bytes) -> tuple[int, bytes]:

@@ -176,6 +176,7 @@ def test_no_limit_is_a_very_large_one(v2):
 
 def test_page_cache_is_files_without_tmpfs(group):
     assert group.page_cache_bytes() == 20 * MIB
+    assert group.cache_bytes() == (20 * MIB, 10 * MIB)
 
 
 def test_an_old_kernel_that_counts_no_kills_has_none(v1):
@@ -349,7 +350,7 @@ def test_a_kernel_without_a_peak_leaves_a_runs_peak_unknown_and_the_rest_measure
     meter = RunMeter(v2)
     (v2.folder / "memory.events").write_text("oom_kill 4\n")
     meter.sample()
-    assert meter.read() == MemoryUse(peak_bytes=None, oom_kills=1, refused_processes=0)
+    assert meter.read() == MemoryUse(peak_bytes=None, oom_kills=1, refused_processes=0, files_bytes=0)
 
 
 def test_a_group_that_is_gone_has_no_unknown_peak(v2):
@@ -367,7 +368,7 @@ class Counters(ControlGroup):
     def __init__(self, *, resettable: bool = True, usage: int = 10, cache: int = 0) -> None:
         self.resettable = resettable
         self.usage, self.cache, self.peak = usage, cache, usage
-        self.kills = self.refused = 0
+        self.kills = self.refused = self.files = 0
         self.gone = False
 
     def hold(self, usage: int, cache: int = 0) -> None:
@@ -390,6 +391,9 @@ class Counters(ControlGroup):
 
     def page_cache_bytes(self) -> int:
         return self.cache * MIB
+
+    def cache_bytes(self) -> tuple[int, int]:
+        return self.page_cache_bytes(), self.files * MIB
 
     def peak_bytes(self) -> int:
         return self.peak * MIB
@@ -544,7 +548,20 @@ def test_only_the_runs_own_kills_and_refusals_count():
     group.kills, group.refused = 2, 5
     meter = RunMeter(group)
     group.kills, group.refused = 3, 9
-    assert meter.read() == MemoryUse(peak_bytes=0, oom_kills=1, refused_processes=4)
+    assert meter.read() == MemoryUse(peak_bytes=0, oom_kills=1, refused_processes=4, files_bytes=0)
+
+
+def test_the_files_of_a_killed_run_are_the_largest_sample_because_they_may_be_gone():
+    group = Counters()
+    group.files = 3
+    meter = RunMeter(group)
+    group.files = 40
+    meter.sample()
+    group.files = 0
+    meter.sample()
+    assert meter.read().files_bytes is None
+    group.kills = 1
+    assert meter.read().files_bytes == 37 * MIB
 
 
 def test_sampling_a_group_that_is_gone_is_harmless():

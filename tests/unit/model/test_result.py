@@ -37,7 +37,7 @@ WIRE_NAMES = {
     *("requestId", "functionId", "runtime", "status", "exitCode", "stdout", "stderr"),
     *("stdoutTruncatedBytes", "stderrTruncatedBytes", "durationMs", "peakMemoryBytes"),
     *("optimizationTip", "estimatedSavings", "tuning", "outputFiles", "outputErrors", "llmTokenCount"),
-    *("errorType", "errorMessage", "hint", "timings", "start", "isolation", "workerId", "attempt"),
+    *("errorType", "errorMessage", "hint", "cause", "timings", "start", "isolation", "workerId", "attempt"),
     *("stdoutUrl", "stderrUrl", "reuse", "memoryMb"),
 }
 # Contract, section 4: errorType → status, blame, label.
@@ -95,7 +95,8 @@ def test_whoever_could_do_something_is_told_what_in_both_languages(error_type: E
     outcome = OUTCOMES[error_type]
     is_told = outcome.status is not None and outcome.blame is not Blame.NOBODY
     hint = hint_for(error_type, locale)
-    assert (hint is not None) == is_told
+    # A program that failed by itself gets advice only if a rule of languages/explain knows the cause.
+    assert (hint is not None) == (is_told and error_type is not ErrorType.USER_ERROR)
     if hint is not None:
         assert hint.endswith(".")
         assert any("가" <= character <= "힣" for character in hint) == (locale == "ko")

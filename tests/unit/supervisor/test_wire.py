@@ -87,6 +87,11 @@ def test_a_program_that_has_not_ended_is_refused(status):
         wire.decode_exit(struct.pack("<IIQQQQQIIII", status, *[0] * 10))
 
 
+def test_every_flag_of_an_exit_arrives_and_unknown_ones_do_not():
+    report = wire.decode_exit(struct.pack("<IIQQQQQIIII", 0, 0xFFFF_FFFF, *[0] * 9))
+    assert list(report.flags) == list(wire.ExitFlag)
+
+
 def test_an_exit_is_read_field_by_field():
     report = wire.decode_exit(struct.pack("<IIQQQQQIIII", 256, 5, *range(3, 12)))
     assert (report.wait_status, report.flags) == (256, wire.ExitFlag.TIMED_OUT | wire.ExitFlag.DISK_FULL)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from nanoagent.model.cause import Cause
-
-from . import libraries
-from .program import Program, python
+from nanoagent.model.job import Runtime
+from support.catalogue import libraries
+from support.catalogue.program import Program, python
 
 _HANDLER: Final = """
 import json
@@ -60,6 +60,12 @@ PROGRAMS: Final[tuple[Program, ...]] = (
         "import random\nprint(random.randint(1, 6))\n",
         Cause.MODULE_SHADOWED,
         files={"random.py": "import random\nvalue = random.random()\n"},
+    ),
+    python(
+        "a script named like a module",
+        "import statistics\nprint(statistics.mean([1, 2]))\n",
+        Cause.MODULE_SHADOWED,
+        files={"statistics.py": "total = 3\n"},
     ),
     python(
         "pip at run time",
@@ -116,10 +122,11 @@ PROGRAMS: Final[tuple[Program, ...]] = (
     ),
     # --- entry
     python("a handler", _HANDLER, Cause.NEVER_CALLED),
-    Program("app.py", *("python", {"app.py": "print(1)\n", "requirements.txt": "x\n"}), Cause.ENTRY_NAME),
+    Program("app.py", Runtime.PYTHON, {"app.py": "print(1)\n", "requirements.txt": "x\n"}, Cause.ENTRY_NAME),
     Program(
         "a folder in a folder",
-        *("python", {"README.md": "x", "src/main.py": "print(1)\n", "tests/a.py": ""}),
+        Runtime.PYTHON,
+        {"README.md": "x", "src/main.py": "print(1)\n", "tests/a.py": ""},
         Cause.ENTRY_NESTED,
     ),
     # --- network
@@ -143,12 +150,11 @@ PROGRAMS: Final[tuple[Program, ...]] = (
     # --- input
     python(
         "stdin twice",
-        "import json, sys\nraw = sys.stdin.read()\nprint(len(raw))\nevent = json.load(sys.stdin)\nprint(event)\n",
+        "import json, sys\nraw = sys.stdin.read()\nprint(len(raw))\nevent = json.load(sys.stdin)\n"
+        "print(event)\n",
         Cause.STDIN_CONSUMED,
     ),
-    python(
-        "arguments", "import sys\nname = sys.argv[1]\nprint('hello', name)\n", Cause.NO_ARGUMENTS
-    ),
+    python("arguments", "import sys\nname = sys.argv[1]\nprint('hello', name)\n", Cause.NO_ARGUMENTS),
     python(
         "a variable of the author's shell",
         "import os\nurl = os.environ['DATABASE_URL']\nprint(url)\n",
@@ -173,16 +179,29 @@ PROGRAMS: Final[tuple[Program, ...]] = (
         memory_mb=512,
     ),
     python("recursion", "def walk(n):\n    return walk(n + 1)\n\nwalk(0)\n", Cause.RECURSION),
-    python("a large list", "rows = [b'x' * 1000 for _ in range(10 ** 7)]\n", Cause.OUT_OF_MEMORY, memory_mb=64),
+    python(
+        "a large list", "rows = [b'x' * 1000 for _ in range(10 ** 7)]\n", Cause.OUT_OF_MEMORY, memory_mb=64
+    ),
     python(
         "files in /tmp",
-        "with open('/tmp/data.bin', 'wb') as file:\n    for _ in range(400):\n        file.write(bytes(10 ** 6))\n",
+        "import time\nwith open('/tmp/data.bin', 'wb') as file:\n    for _ in range(400):\n"
+        "        file.write(bytes(10 ** 6))\n        time.sleep(0.005)  # the next part of a download\n",
         Cause.OUT_OF_MEMORY_FILES,
         memory_mb=64,
     ),
     # --- time
-    python("a lock", "import threading\nlock = threading.Lock()\nlock.acquire()\nlock.acquire()\n", Cause.WAITING, timeout_ms=1500),
-    python("a loop", "print('begin', flush=True)\nn = 0\nwhile True:\n    n += 1\n", Cause.COMPUTING, timeout_ms=1500),
+    python(
+        "a lock",
+        "import threading\nlock = threading.Lock()\nlock.acquire()\nlock.acquire()\n",
+        Cause.WAITING,
+        timeout_ms=1500,
+    ),
+    python(
+        "a loop",
+        "print('begin', flush=True)\nn = 0\nwhile True:\n    n += 1\n",
+        Cause.COMPUTING,
+        timeout_ms=1500,
+    ),
     # --- text
     python(
         "a CSV of Excel",
@@ -190,7 +209,12 @@ PROGRAMS: Final[tuple[Program, ...]] = (
         Cause.TEXT_ENCODING,
         files={"data.csv": "이름,나이\n김철수,30\n".encode("cp949")},
     ),
-    Program("source in CP949", *("python", {"main.py": "print('안녕')\n".encode("cp949")}), Cause.SOURCE_ENCODING),
+    Program(
+        "source in CP949",
+        Runtime.PYTHON,
+        {"main.py": "print('안녕')\n".encode("cp949")},
+        Cause.SOURCE_ENCODING,
+    ),
     python(
         "a locale",
         "import locale\nlocale.setlocale(locale.LC_ALL, 'fr_FR.UTF-8')\nprint(1)\n",
@@ -216,7 +240,8 @@ PROGRAMS: Final[tuple[Program, ...]] = (
     ),
     python(
         "a handled import error",
-        "try:\n    import orjson as json\nexcept ImportError as exc:\n    print(exc, file=__import__('sys').stderr)\n"
+        "try:\n    import orjson as json\nexcept ImportError as exc:\n    print(exc,"
+        " file=__import__('sys').stderr)\n"
         "    import json\nprint(json.loads('{')['a'])\n",
         None,
     ),

@@ -5,13 +5,22 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 import pytest
 
-from nanoagent.languages.build_hint import build_hint
+from nanoagent.languages.explain import explain_build
 from nanoagent.model.job import Runtime
 
+if TYPE_CHECKING:
+    from nanoagent.model.text import Text
+
 CPP, GO = Runtime.CPP, Runtime.GO
+
+
+def build_hint(runtime: Runtime, said: str, files: list[str]) -> Text | None:
+    hint = explain_build(runtime, said, files)
+    return None if hint is None else hint.text
 
 
 def ld(line: str) -> str:

@@ -40,21 +40,53 @@ class Program:
     executable: frozenset[str] = frozenset()
 
 
-def python(name: str, source: str, cause: Cause | None, /, *, files: Mapping[str, str | bytes] | None = None, **more: Any) -> Program:
+def python(
+    name: str,
+    source: str,
+    cause: Cause | None,
+    /,
+    *,
+    files: Mapping[str, str | bytes] | None = None,
+    **more: Any,
+) -> Program:
     """Return a program in Python whose entry file has that source."""
     return Program(name, Runtime.PYTHON, {"main.py": source, **(files or {})}, cause, **more)
 
 
-def nodejs(name: str, source: str, cause: Cause | None, /, *, files: Mapping[str, str | bytes] | None = None, **more: Any) -> Program:
+def nodejs(
+    name: str,
+    source: str,
+    cause: Cause | None,
+    /,
+    *,
+    files: Mapping[str, str | bytes] | None = None,
+    **more: Any,
+) -> Program:
     """Return a program in JavaScript whose entry file has that source."""
     return Program(name, Runtime.NODEJS, {"index.js": source, **(files or {})}, cause, **more)
 
 
-def cpp(name: str, source: str, cause: Cause | None, /, *, files: Mapping[str, str | bytes] | None = None, **more: Any) -> Program:
+def cpp(
+    name: str,
+    source: str,
+    cause: Cause | None,
+    /,
+    *,
+    files: Mapping[str, str | bytes] | None = None,
+    **more: Any,
+) -> Program:
     """Return a program in C++ whose entry file has that source."""
     return Program(name, Runtime.CPP, {"main.cpp": source, **(files or {})}, cause, **more)
 
 
-def go(name: str, source: str, cause: Cause | None, /, *, files: Mapping[str, str | bytes] | None = None, **more: Any) -> Program:
+def go(
+    name: str,
+    source: str,
+    cause: Cause | None,
+    /,
+    *,
+    files: Mapping[str, str | bytes] | None = None,
+    **more: Any,
+) -> Program:
     """Return a program in Go whose entry file has that source."""
     return Program(name, Runtime.GO, {"main.go": source, **(files or {})}, cause, **more)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from nanoagent.model.cause import Cause
-
-from . import libraries
-from .program import Program, nodejs
+from nanoagent.model.job import Runtime
+from support.catalogue import libraries
+from support.catalogue.program import Program, nodejs
 
 _MODULE: Final = '{"type": "module"}'
 
@@ -35,7 +35,8 @@ PROGRAMS: Final[tuple[Program, ...]] = (
     ),
     nodejs(
         "npm at run time",
-        "const { execSync } = require('child_process');\nexecSync('npm install left-pad', { stdio: 'inherit' });\n",
+        "const { execSync } = require('child_process');\nexecSync('npm install left-pad', { stdio:"
+        " 'inherit' });\n",
         Cause.RUNTIME_INSTALL,
     ),
     nodejs(
@@ -61,22 +62,55 @@ PROGRAMS: Final[tuple[Program, ...]] = (
         },
     ),
     # --- entry
-    nodejs("a handler", "exports.handler = async (event) => {\n  return { statusCode: 200 };\n};\n", Cause.NEVER_CALLED),
-    Program("app.js", *("nodejs", {"app.js": "console.log(1)\n", "package.json": "{}"}), Cause.ENTRY_NAME),
-    Program("TypeScript", *("nodejs", {"index.ts": "console.log(1)\n", "tsconfig.json": "{}"}), Cause.ENTRY_TYPESCRIPT),
-    Program("Python code", *("nodejs", {"main.py": "print(1)\n"}), Cause.OTHER_RUNTIME),
+    nodejs(
+        "a handler",
+        "exports.handler = async (event) => {\n  return { statusCode: 200 };\n};\n",
+        Cause.NEVER_CALLED,
+    ),
+    Program("app.js", Runtime.NODEJS, {"app.js": "console.log(1)\n", "package.json": "{}"}, Cause.ENTRY_NAME),
+    Program(
+        "TypeScript",
+        Runtime.NODEJS,
+        {"index.ts": "console.log(1)\n", "tsconfig.json": "{}"},
+        Cause.ENTRY_TYPESCRIPT,
+    ),
+    Program("Python code", Runtime.NODEJS, {"main.py": "print(1)\n"}, Cause.OTHER_RUNTIME),
     # --- modules
-    nodejs("import", "import fs from 'fs';\nconsole.log(fs.readdirSync('.'));\n", Cause.ESM_IN_COMMONJS),
-    nodejs("export", "const run = () => 1;\nexport default run;\n", Cause.ESM_IN_COMMONJS),
-    nodejs("require in a module", "const fs = require('fs');\nconsole.log(fs);\n", Cause.COMMONJS_IN_ESM, files={"package.json": _MODULE}),
-    nodejs("__dirname in a module", "import fs from 'fs';\nconsole.log(fs.readdirSync(__dirname));\n", Cause.COMMONJS_IN_ESM, files={"package.json": _MODULE}),
+    # Without a package.json, Node.js 20.19 recognises ES modules by their syntax. `npm init` writes the type.
+    nodejs(
+        "import",
+        "import fs from 'fs';\nconsole.log(fs.readdirSync('.'));\n",
+        Cause.ESM_IN_COMMONJS,
+        files={"package.json": '{"name": "f", "type": "commonjs"}'},
+    ),
+    nodejs(
+        "export",
+        "const run = require('./run');\nrun();\n",
+        Cause.ESM_IN_COMMONJS,
+        files={
+            "run.js": "const run = () => 1;\nexport default run;\n",
+            "package.json": '{"name": "f", "type": "commonjs"}',
+        },
+    ),
+    nodejs(
+        "require in a module",
+        "const fs = require('fs');\nconsole.log(fs);\n",
+        Cause.COMMONJS_IN_ESM,
+        files={"package.json": _MODULE},
+    ),
+    nodejs(
+        "__dirname in a module",
+        "import fs from 'fs';\nconsole.log(fs.readdirSync(__dirname));\n",
+        Cause.COMMONJS_IN_ESM,
+        files={"package.json": _MODULE},
+    ),
     nodejs(
         "require of a module",
         "const chalk = require('chalk');\nconsole.log(chalk);\n",
         Cause.REQUIRE_OF_ESM,
         files={
             "node_modules/chalk/package.json": '{"name": "chalk", "type": "module", "exports": "./index.js"}',
-            "node_modules/chalk/index.js": "export default 1;\n",
+            "node_modules/chalk/index.js": "await null;\nexport default 1;\n",
         },
     ),
     nodejs(
@@ -85,8 +119,14 @@ PROGRAMS: Final[tuple[Program, ...]] = (
         Cause.ESM_EXTENSION,
         files={"package.json": _MODULE, "math.js": "export const add = (a, b) => a + b;\n"},
     ),
-    nodejs("await at the top", "const fs = require('fs').promises;\nconst text = await fs.readFile('a.txt');\n", Cause.TOP_LEVEL_AWAIT),
-    nodejs("the DOM", "const el = document.getElementById('app');\nel.textContent = 'x';\n", Cause.BROWSER_API),
+    nodejs(
+        "await at the top",
+        "const fs = require('fs').promises;\nconst text = await fs.readFile('a.txt');\n",
+        Cause.TOP_LEVEL_AWAIT,
+    ),
+    nodejs(
+        "the DOM", "const el = document.getElementById('app');\nel.textContent = 'x';\n", Cause.BROWSER_API
+    ),
     # --- network
     nodejs(
         "fetch",
@@ -95,7 +135,8 @@ PROGRAMS: Final[tuple[Program, ...]] = (
     ),
     nodejs(
         "postgres on localhost",
-        "const net = require('net');\nconst c = net.connect(5432, '127.0.0.1');\nc.on('connect', () => c.end());\n",
+        "const net = require('net');\nconst c = net.connect(5432, '127.0.0.1');\nc.on('connect', () =>"
+        " c.end());\n",
         Cause.LOCAL_SERVICE,
     ),
     nodejs(
@@ -112,24 +153,43 @@ PROGRAMS: Final[tuple[Program, ...]] = (
         Cause.STDIN_CONSUMED,
     ),
     # --- files, processes, memory
-    nodejs("a read-only path", "require('fs').writeFileSync('/app/out.json', '{}');\n", Cause.READ_ONLY_PATH),
-    nodejs("too many files", "const fs = require('fs');\nwhile (true) fs.openSync('/dev/null', 'r');\n", Cause.OPEN_FILES),
+    nodejs("a read-only path", "require('fs').writeFileSync('/usr/out.json', '{}');\n", Cause.READ_ONLY_PATH),
+    nodejs(
+        "a path of another container",
+        "require('fs').writeFileSync('/app/out.json', '{}');\n",
+        Cause.LOCAL_PATH,
+    ),
+    nodejs(
+        "too many files",
+        "const fs = require('fs');\nwhile (true) fs.openSync('/dev/null', 'r');\n",
+        Cause.OPEN_FILES,
+    ),
     nodejs("recursion", "const walk = (n) => walk(n + 1) + 1;\nwalk(0);\n", Cause.RECURSION),
     nodejs(
         "a large array",
-        "const rows = [];\nwhile (true) rows.push({ a: rows.length, b: String(rows.length) });\n",
+        "const rows = [];\nwhile (true) rows.push(new Array(200000).fill(rows.length));\n",
         Cause.V8_HEAP,
         memory_mb=512,
         timeout_ms=20_000,
     ),
     # --- time
-    nodejs("a timer that stays", "setInterval(() => {}, 1000);\nconsole.log('done');\n", Cause.WAITING, timeout_ms=1500),
+    nodejs(
+        "a timer that stays",
+        "setInterval(() => {}, 1000);\nconsole.log('done');\n",
+        Cause.WAITING,
+        timeout_ms=1500,
+    ),
     nodejs("a loop", "console.log('x');\nwhile (true) {}\n", Cause.COMPUTING, timeout_ms=1500),
     # --- text
-    nodejs("a time zone", "console.log(new Date().toLocaleString('ko', { timeZone: 'Asia/Seul' }));\n", Cause.TIME_ZONE),
+    nodejs(
+        "a time zone",
+        "console.log(new Date().toLocaleString('ko', { timeZone: 'Asia/Seul' }));\n",
+        Cause.TIME_ZONE,
+    ),
     nodejs(
         "a byte order mark",
-        "const fs = require('fs');\nconst c = JSON.parse(fs.readFileSync('config.json', 'utf8'));\nconsole.log(c);\n",
+        "const fs = require('fs');\nconst c = JSON.parse(fs.readFileSync('config.json', 'utf8'));\n"
+        "console.log(c);\n",
         Cause.BYTE_ORDER_MARK,
         files={"config.json": b"\xef\xbb\xbf{}"},
     ),

@@ -13,6 +13,7 @@ MACH_O: Final = bytes.fromhex("cffaedfe0c000001000000000600000000000000") + byte
 PE: Final = b"MZ" + bytes(58) + struct.pack("<I", 64) + b"PE\0\0" + bytes(64)
 """The header of a library of Windows."""
 
+GNU_STACK: Final = 0x6474E551
 _BASE: Final = 0x1000
 _DYNAMIC: Final = struct.Struct("<qQ")
 NEEDED, HASH, STRTAB, SYMTAB, STRSZ, SYMENT, VERNEED, VERNEEDNUM, VERSYM = (
@@ -31,7 +32,7 @@ def elf(machine: int = X86_64, needed: str = "", version: str = "") -> bytes:
     """
     names = b"\0" + needed.encode() + b"\0" + version.encode() + b"\0"
     names += bytes(-len(names) % 8)
-    at_names = 64 + 2 * 56
+    at_names = 64 + 3 * 56
     at_symbols = at_names + len(names)
     at_hash = at_symbols + 24
     at_versions = at_hash + 24
@@ -47,12 +48,15 @@ def elf(machine: int = X86_64, needed: str = "", version: str = "") -> bytes:
     end = at_dynamic + len(dynamic)
     header = struct.pack(
         "<16sHHIQQQIHHHHHH",
-        *(b"\x7fELF\x02\x01\x01", 3, machine, 1, 0, 64, 0, 0, 64, 56, 2, 64, 0, 0),
+        *(b"\x7fELF\x02\x01\x01", 3, machine, 1, 0, 64, 0, 0, 64, 56, 3, 64, 0, 0),
     )
     segments = struct.pack("<IIQQQQQQ", 1, 7, 0, _BASE, _BASE, end, end, 0x1000)
     segments += struct.pack(
         "<IIQQQQQQ", 2, 6, at_dynamic, _BASE + at_dynamic, _BASE + at_dynamic, len(dynamic), len(dynamic), 8
     )
+    segments += struct.pack(
+        "<IIQQQQQQ", GNU_STACK, 6, *[0] * 5, 16
+    )  # without it the stack must be executable
     versions = struct.pack("<HHIII", 1, 1, 1, 16, 0)
     versions += struct.pack("<IHHII", _elf_hash(version), 0, 2, 2 + len(needed), 0)
     tables = names + bytes(24) + struct.pack("<IIIIII", 1, 1, 0, 0, 0, 0) + bytes(8) + versions
