@@ -1,6 +1,6 @@
 """Programs that fail as authors' programs do: do their hints name the right cause?
 
-The programs are in the package `catalogue`. They run in real containers, as jobs do.
+The programs are in `support.catalogue`. They run in real containers, as jobs do.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import io
 import json
+import re
 import zipfile
 from collections import Counter
 from dataclasses import dataclass
@@ -25,17 +26,35 @@ from nanoagent.model import result as results
 from nanoagent.model.job import Runtime
 from nanoagent.model.result import OUTCOMES
 from support.catalogue import check, cpp, go, nodejs, python
+from support.sandboxes.containers import image_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
+    from nanoagent.config import LocalSettings
     from nanoagent.dev.exec.local_worker import LocalWorker
     from nanoagent.model.result import Result
     from support.catalogue.program import Program
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(400)]
 
 PROGRAMS: Final = (*python.PROGRAMS, *nodejs.PROGRAMS, *cpp.PROGRAMS, *go.PROGRAMS, *check.PROGRAMS)
+
+
+def chosen_for_make_test() -> list[Program]:
+    """Return the programs that were kept aside, and one program for each cause that they do not have."""
+    chosen = list(check.PROGRAMS)
+    causes = {program.cause for program in chosen}
+    for program in PROGRAMS:
+        if program.cause not in causes:
+            chosen.append(program)
+            causes.add(program.cause)
+    return chosen
+
+
+SHORT: Final = chosen_for_make_test()
+REST: Final = [program for program in PROGRAMS if program not in SHORT]
 AT_A_TIME: Final = 2
 DEADLINE_S: Final = 300
 RIGHT: Final = 0.9
@@ -113,15 +132,29 @@ async def run_all(worker: LocalWorker, programs: Iterable[Program]) -> list[Judg
         return await asyncio.gather(*map(run_one, programs))
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def judged(tmp_path_factory: pytest.TempPathFactory) -> list[Judged]:
-    """All programs, after they have run."""
+@pytest_asyncio.fixture(
+    scope="module",
+    loop_scope="module",
+    params=["short", pytest.param("rest", marks=pytest.mark.exhaustive)],
+)
+async def judged(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Judged]:
+    """A part of the programs, after they have run."""
     folder = tmp_path_factory.mktemp("explanations")
-    pools = {f"warm_pool_{runtime}_size": 0 for runtime in Runtime}
-    changes = {"code_cache_dir": folder / "cache", "python_bytecode": "never", "build_cache": False}
-    settings = load_local(None).model_copy(update=pools | changes)
-    async with local_worker.opened(settings, folder / "outputs") as worker:
-        return await run_all(worker, PROGRAMS)
+    async with local_worker.opened(settings_of(folder), folder / "outputs") as worker:
+        return await run_all(worker, SHORT if request.param == "short" else REST)
+
+
+def settings_of(folder: Path) -> LocalSettings:
+    """Return settings with which the functions share containers, so that a program takes little time."""
+    changes = {
+        **{f"docker_{runtime}_image": image_of(runtime) for runtime in Runtime},
+        **{f"warm_pool_{runtime}_size": 1 for runtime in Runtime},
+        "code_cache_dir": folder / "cache",
+        "container_sharing": "worker",
+        "python_bytecode": "never",
+        "build_cache": "never",
+    }
+    return load_local(None).model_copy(update=changes)
 
 
 def misses(judged: Iterable[Judged]) -> str:
@@ -129,22 +162,18 @@ def misses(judged: Iterable[Judged]) -> str:
     return "\n".join(str(one) for one in judged if not one.is_right)
 
 
-@pytest.mark.parametrize("part", ["rules", "check"])
-async def test_the_right_cause_is_named_and_hardly_a_wrong_one(judged: list[Judged], part: str) -> None:
-    own = {program.name for program in check.PROGRAMS}
-    chosen = [one for one in judged if (one.program.name in own) == (part == "check")]
-    with_cause = [one for one in chosen if one.program.cause is not None]
+async def test_the_right_cause_is_named_and_hardly_a_wrong_one(judged: list[Judged]) -> None:
+    with_cause = [one for one in judged if one.program.cause is not None]
     right = sum(one.is_right for one in with_cause) / len(with_cause)
-    wrong = sum(one.is_wrong for one in chosen) / len(chosen)
-    print(f"\n{part}: {right:.1%} of {len(with_cause)} right, {wrong:.1%} of {len(chosen)} wrong")
-    print(misses(chosen))
-    assert right >= RIGHT, misses(chosen)
-    assert wrong <= WRONG, misses(chosen)
+    wrong = sum(one.is_wrong for one in judged) / len(judged)
+    print(f"\n{right:.1%} of {len(with_cause)} right, {wrong:.1%} of {len(judged)} wrong")
+    print(misses(judged))
+    assert right >= RIGHT, misses(judged)
+    assert wrong <= WRONG, misses(judged)
 
 
 async def test_an_ordinary_failure_has_no_hint(judged: list[Judged]) -> None:
     plain = [one for one in judged if one.program.cause is None]
-    assert len(plain) >= 15
     for one in plain:
         assert one.result.error_type is not None, one
         default = OUTCOMES[one.result.error_type].hint
@@ -155,9 +184,10 @@ async def test_every_hint_has_both_languages_and_no_empty_field(judged: list[Jud
     for one in judged:
         if one.result.cause is not None:
             assert one.result.hint, one
-            assert "{" not in one.result.hint.replace('{"type": "module"}', ""), one
+            assert not re.search(r"\{\w*\}", one.result.hint), one
 
 
-async def test_each_language_is_in_the_catalogue() -> None:
+async def test_the_catalogue_has_programs_of_each_language_and_ordinary_failures() -> None:
     assert len(PROGRAMS) >= 90
     assert min(Counter(program.runtime for program in PROGRAMS).values()) >= 10
+    assert sum(program.cause is None for program in PROGRAMS) >= 15
