@@ -20,7 +20,7 @@ PYTHON_MODULES: Final = frozenset(
 )
 """Modules of the Python image that are not in the standard library."""
 
-MODULES_NOT_OFFERED: Final = frozenset({"tkinter", "_tkinter", "idlelib", "turtle", "curses.panel"})
+MODULES_NOT_OFFERED: Final = frozenset({"tkinter", "_tkinter", "idlelib", "turtle", "ensurepip"})
 """Modules of the standard library that Debian has in other packages than python3."""
 
 MODULES_REMOVED: Final = frozenset(
