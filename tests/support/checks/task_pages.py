@@ -49,7 +49,8 @@ class Command:
 
     def expects(self, output: str) -> bool:
         """Whether the output is as the page shows it."""
-        return re.fullmatch(_pattern(self.shown), output.rstrip("\n")) is not None
+        lines = [line + "\n" for line in output.rstrip("\n").split("\n")]
+        return re.fullmatch(_pattern(self.shown), "".join(lines) if output.strip() else "") is not None
 
 
 def steps(page: Path) -> Iterator[File | Command]:
@@ -78,6 +79,5 @@ def _commands(text: str) -> Iterator[Command]:
 
 
 def _pattern(shown: list[str]) -> str:
-    lines = [r"(?:.*\n)*" if line == "…" else re.escape(line).replace("…", ".*") + r"\n" for line in shown]
-    pattern = "".join(lines)
-    return pattern.removesuffix(r"\n") if not shown or shown[-1] != "…" else pattern + ".*"
+    lines = (r"(?:.*\n)*" if line == "…" else re.escape(line).replace("…", ".*") + r"\n" for line in shown)
+    return "".join(lines)
