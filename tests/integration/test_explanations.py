@@ -25,7 +25,7 @@ from nanoagent.dev.sender.package import Package
 from nanoagent.model import result as results
 from nanoagent.model.job import Runtime
 from nanoagent.model.result import OUTCOMES
-from support.catalogue import check, cpp, go, nodejs, python
+from support.catalogue import check, cpp, go, nodejs, noise, python
 from support.sandboxes.containers import image_of
 
 if TYPE_CHECKING:
@@ -39,12 +39,19 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(400)]
 
-PROGRAMS: Final = (*python.PROGRAMS, *nodejs.PROGRAMS, *cpp.PROGRAMS, *go.PROGRAMS, *check.PROGRAMS)
+PROGRAMS: Final = (
+    *python.PROGRAMS,
+    *nodejs.PROGRAMS,
+    *cpp.PROGRAMS,
+    *go.PROGRAMS,
+    *check.PROGRAMS,
+    *noise.PROGRAMS,
+)
 
 
 def chosen_for_make_test() -> list[Program]:
-    """Return the programs that were kept aside, and one program for each cause that they do not have."""
-    chosen = list(check.PROGRAMS)
+    """Return the programs of `check` and `noise`, and one program for each cause that they do not have."""
+    chosen = [*check.PROGRAMS, *noise.PROGRAMS]
     causes = {program.cause for program in chosen}
     for program in PROGRAMS:
         if program.cause not in causes:
@@ -175,9 +182,7 @@ async def test_the_right_cause_is_named_and_hardly_a_wrong_one(judged: list[Judg
 async def test_an_ordinary_failure_has_no_hint(judged: list[Judged]) -> None:
     plain = [one for one in judged if one.program.cause is None]
     for one in plain:
-        assert one.result.error_type is not None, one
-        default = OUTCOMES[one.result.error_type].hint
-        assert one.result.hint is None or default is not None, one
+        assert one.result.hint is None or OUTCOMES[one.result.error_type].hint is not None, one
 
 
 async def test_every_hint_has_both_languages_and_no_empty_field(judged: list[Judged]) -> None:

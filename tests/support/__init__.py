@@ -32,7 +32,8 @@
 
 `catalogue`: small programs that fail as authors' programs do, each with the cause that its hint must name.
     program: one program. python, nodejs, cpp, go: programs for which the rules were written.
-    check: programs that were kept aside. libraries: shared libraries for other platforms.
+    check: programs that were kept aside. noise: programs that print handled errors.
+    libraries: shared libraries for other platforms.
 
 `checks`: generators of inputs, and what must be true of them.
     archives, messages, conversations: oracles. raw_archives, raw_messages, zips: inputs.

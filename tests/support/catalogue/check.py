@@ -1,5 +1,4 @@
-"""Programs that were not used to write the rules: copied answers, scripts with many libraries, ports of"
-" services."""
+"""Programs that were not used to write the rules: copied answers, scripts, and ports of services."""
 
 from __future__ import annotations
 

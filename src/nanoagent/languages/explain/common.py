@@ -113,7 +113,7 @@ def _command(found: re.Match[str], facts: Facts) -> Hint | None:
 
 
 def _python_command(found: re.Match[str], facts: Facts) -> Hint | None:
-    return _command(found, facts) if "in _execute_child" in facts.tail else None
+    return _command(found, facts) if "in _execute_child" in facts.block else None
 
 
 _QUOTED: Final = r"'(?P<{name}>[^'\n]{{1,300}}+)'"
@@ -136,6 +136,7 @@ RULES: Final[tuple[Rule, ...]] = (
         rf"|sh: (?:line )?\d{{1,5}}: {_n('sh')}: (?:command )?not found",
         _command,
         marks=("ENOENT", "executable file not found", "not found"),
+        of_children=True,
     ),
     in_error(
         rf"\[Errno 30\] Read-only file system: {_q('python')}"

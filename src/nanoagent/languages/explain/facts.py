@@ -19,6 +19,14 @@ READ_CHARACTERS: Final = 16 * 1024
 """The part of a text that rules search."""
 
 
+_TRACEBACK: Final = "Traceback (most recent call last):"
+_CHAINED: Final = (
+    "The above exception was the direct cause of the following exception:",
+    "During handling of the above exception, another exception occurred:",
+)
+_COMPARED_CHARACTERS: Final = 60  # of the error line, whose end may be cut
+
+
 class Platform(StrEnum):
     """The operating system for which a file was built."""
 
@@ -118,8 +126,29 @@ class Facts:
 
     @cached_property
     def tail(self) -> str:
-        """The end of the standard error."""
+        """The end of the standard error. It may have errors that the program has handled."""
         return self.stderr[-READ_CHARACTERS:]
+
+    @cached_property
+    def block(self) -> str:
+        """The part of the standard error that belongs to the error that ended the program.
+
+        In Python these are the last traceback and those of its causes. In other languages, and without a
+        traceback, it begins with the error line.
+        """
+        if self.runtime is Runtime.PYTHON and (start := self.tail.rfind(_TRACEBACK)) >= 0:
+            return self.tail[self._first_of_chain(start) :]
+        start = self.tail.rfind(self.line[:_COMPARED_CHARACTERS]) if self.line else -1
+        return self.tail[max(start, 0) :]
+
+    def _first_of_chain(self, start: int) -> int:
+        """Return the position of the first traceback of a chain, from the position of its last traceback."""
+        while self.tail[:start].rstrip().endswith(_CHAINED):
+            above = self.tail.rfind(_TRACEBACK, 0, start)
+            if above < 0:
+                break
+            start = above
+        return start
 
     @property
     def ended_by_itself(self) -> bool:

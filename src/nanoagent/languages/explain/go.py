@@ -30,7 +30,7 @@ _LINE: Final = re.compile(r"main\.go:(?P<line>\d{1,6})")
 
 def _arguments(_: re.Match[str], facts: Facts) -> Hint | None:
     """An index out of range: only if the line of the program's topmost frame reads os.Args."""
-    found = _LINE.search(facts.tail)
+    found = _LINE.search(facts.block)
     lines = facts.tree.source.split("\n")
     if found is None or int(found["line"]) > len(lines) or "os.Args[" not in lines[int(found["line"]) - 1]:
         return None

@@ -96,7 +96,7 @@ def lost_output(facts: Facts) -> Text | None:
 
 def _server(facts: Facts) -> Hint | None:
     """A program that computes may listen for other reasons, for example for its worker processes."""
-    return Hint(Cause.SERVER, _SERVER) if facts.is_listening and facts.was_waiting else None
+    return Hint(Cause.SERVER, _SERVER) if facts.is_listening and not facts.was_computing else None
 
 
 def _waiting_or_computing(facts: Facts) -> Hint | None:

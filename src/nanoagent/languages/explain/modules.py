@@ -125,7 +125,7 @@ _PYTHON: Final = f"{image.PYTHON[0]}.{image.PYTHON[1]}"
 
 def _where(facts: Facts) -> Text:
     """Return the position of the import: the last line of the traceback that is in the code."""
-    frames = list(_FRAME.finditer(facts.tail))
+    frames = list(_FRAME.finditer(facts.block))
     return _IMPORTED_AT.format(**frames[-1].groupdict()) if frames else Text("", "")
 
 
@@ -216,7 +216,7 @@ def _renaming(found: re.Match[str], _: Facts) -> Hint:
 
 
 RULES: Final[tuple[Rule, ...]] = (
-    in_error(r"No module named (?:pip|ensurepip)\b", (Cause.RUNTIME_INSTALL, _INSTALL)),
+    in_error(r"No module named (?:pip|ensurepip)\b", (Cause.RUNTIME_INSTALL, _INSTALL), of_children=True),
     in_message(r"consider renaming '/work/(?P<file>[\w./-]{1,200})' since it has the same name", _renaming),
     in_message(r"partially initialized module '(?P<name>\w{1,100})'", _partial),
     in_message(r"ModuleNotFoundError: No module named '(?P<name>[A-Za-z0-9_.]{1,100})'", _missing),

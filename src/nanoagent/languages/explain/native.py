@@ -243,5 +243,10 @@ RULES: Final[tuple[Rule, ...]] = (
     in_error(rf"\[Errno 13\] Permission denied: '{_PATH}'", _not_started),
     in_error(rf"spawn(?:Sync)? {_PATH} EACCES", _not_started, marks=("EACCES",)),
     in_error(rf"fork/exec {_PATH}: permission denied", _not_started),
-    in_error(rf"sh: \d{{1,5}}: {_PATH}: Permission denied", _not_started, marks=("Permission denied",)),
+    in_error(
+        rf"sh: \d{{1,5}}: {_PATH}: Permission denied",
+        _not_started,
+        marks=("Permission denied",),
+        of_children=True,
+    ),
 )

@@ -64,7 +64,7 @@ _LOCALHOST: Final = re.compile(r"localhost|127\.0\.0\.1|::1")
 def _name_resolution(_: re.Match[str], facts: Facts) -> Hint:
     if not facts.network.allows(NetworkPolicy.EGRESS):
         return Hint(Cause.NO_NETWORK, _NO_INTERNET.format(network=facts.network))
-    found = _HOST.search(facts.line) or _HOST.search(facts.tail)
+    found = _HOST.search(facts.line) or _HOST.search(facts.block)
     host = next((name for name in found.groups() if name), "") if found else ""
     if not host or facts.hosts is None:
         return Hint(Cause.HOST_UNKNOWN, _NO_SUCH_HOST)
@@ -81,7 +81,7 @@ def _unreachable(_: re.Match[str], facts: Facts) -> Hint | None:
 
 def _refused(_: re.Match[str], facts: Facts) -> Hint | None:
     # Without egress, a run reaches only its own addresses: other connections fail as unreachable.
-    local = _LOCALHOST.search(facts.line) or _LOCALHOST.search(facts.tail)
+    local = _LOCALHOST.search(facts.line) or _LOCALHOST.search(facts.block)
     if facts.network.allows(NetworkPolicy.EGRESS) and not local:
         return None
     return Hint(Cause.LOCAL_SERVICE, _LOCAL)

@@ -107,7 +107,7 @@ _EXTENSIONS: Final = (".js", ".mjs", ".cjs", ".json", "/index.js")
 
 
 def _where(facts: Facts) -> Text:
-    found = _IMPORTED_FROM.search(facts.tail)
+    found = _IMPORTED_FROM.search(facts.block)
     return _AT.format(file=found["esm"] or found["cjs"]) if found else Text("", "")
 
 

@@ -53,7 +53,7 @@ _STDIN: Final = re.compile(
 def _reads_stdin_twice(_: re.Match[str], facts: Facts) -> Hint | None:
     """The JSON was empty: only if the source reads standard input at least twice."""
     reads = len(_STDIN.findall(facts.tree.source))
-    in_frame = "json.load(sys.stdin" in facts.tail or "sys.stdin.read" in facts.tail
+    in_frame = "json.load(sys.stdin" in facts.block or "sys.stdin.read" in facts.block
     return Hint(Cause.STDIN_CONSUMED, STDIN_CONSUMED) if reads > 1 and in_frame else None
 
 
@@ -62,11 +62,11 @@ def _end_of_file(_: re.Match[str], __: Facts) -> Hint:
 
 
 def _arguments(_: re.Match[str], facts: Facts) -> Hint | None:
-    return Hint(Cause.NO_ARGUMENTS, ARGUMENTS) if re.search(r"sys\.argv\[\d", facts.tail) else None
+    return Hint(Cause.NO_ARGUMENTS, ARGUMENTS) if re.search(r"sys\.argv\[\d", facts.block) else None
 
 
 def _variable(found: re.Match[str], facts: Facts) -> Hint | None:
-    if 'File "<frozen os>"' not in facts.tail or found["name"] == "PAYLOAD":
+    if 'File "<frozen os>"' not in facts.block or found["name"] == "PAYLOAD":
         return None
     return Hint(Cause.VARIABLE_MISSING, VARIABLE.format(name=found["name"]))
 

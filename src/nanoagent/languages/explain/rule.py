@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     Rule: TypeAlias = Callable[[Facts], Hint | None]
     FromMatch: TypeAlias = Callable[[re.Match[str], Facts], Hint | None]
 
+_COMMAND_FAILED: Final = re.compile(
+    r"CalledProcessError|Command failed|exit status \d|the program exited with"
+)
 CODE_FOLDER: Final = "/work"
 
 
@@ -38,9 +41,14 @@ def in_message(pattern: str, hint: FromMatch | tuple[Cause, Text], *, flags: int
 
 
 def in_error(
-    pattern: str, hint: FromMatch | tuple[Cause, Text], *, marks: tuple[str, ...] = (), flags: int = 0
+    pattern: str,
+    hint: FromMatch | tuple[Cause, Text],
+    *,
+    marks: tuple[str, ...] = (),
+    of_children: bool = False,
+    flags: int = 0,
 ) -> Rule:
-    """Return a rule that searches the error's first line, and then the end of standard error.
+    """Return a rule that searches the error's first line, and then the whole error (`Facts.block`).
 
     Use it for errors whose first line may not contain the cause.
 
@@ -49,12 +57,17 @@ def in_error(
         hint: See `in_message`.
         marks: Texts, of which each match has at least one. To search a text for a word is a hundred times as
             fast as to search it for a pattern with alternatives.
+        of_children: Whether to search everything that was printed, if the program failed because a command
+            that it started has failed. The command has printed its error above that of the program.
         flags: See `in_message`.
     """
     compiled, make = re.compile(pattern, flags), _maker(hint)
 
     def rule(facts: Facts) -> Hint | None:
-        for text in (facts.line, facts.tail):
+        for text in (
+            facts.line,
+            facts.tail if of_children and _COMMAND_FAILED.search(facts.line) else facts.block,
+        ):
             if marks and not any(mark in text for mark in marks):
                 continue
             found = compiled.search(text)

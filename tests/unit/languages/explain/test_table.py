@@ -182,6 +182,40 @@ def test_the_cause_of_a_failed_fetch_is_found_in_stderr():
     assert "its network is none" in hint
 
 
+REFUSED = (
+    'Traceback (most recent call last):\n  File "/work/main.py", line 3, in <module>\n'
+    "ConnectionRefusedError: [Errno 111] Connection refused\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("between", "is_cause"),
+    [
+        ("\nThe above exception was the direct cause of the following exception:\n\n", True),
+        ("\nDuring handling of the above exception, another exception occurred:\n\n", True),
+        ("", False),
+        ("the cache is off\n", False),
+    ],
+)
+def test_only_a_chained_traceback_can_have_the_cause(between: str, is_cause: bool):  # noqa: FBT001
+    last = 'Traceback (most recent call last):\n  File "/work/main.py", line 9, in <module>\nValueError: x\n'
+    assert (known(Runtime.PYTHON, "ValueError: x", REFUSED + between + last) is not None) == is_cause
+
+
+def test_an_error_that_was_logged_before_the_last_one_is_not_the_cause():
+    stderr = (
+        "no metrics: connect ECONNREFUSED 127.0.0.1:9\n/work/index.js:3\n  x\n  ^\n\nTypeError: y\n    at z\n"
+    )
+    assert known(Runtime.NODEJS, "TypeError: y", stderr) is None
+
+
+def test_the_error_of_a_command_that_the_program_has_started_is_above_its_own():
+    stderr = "/usr/bin/python3: No module named pip\n" + REFUSED.replace("ConnectionRefusedError", "x")
+    message = "subprocess.CalledProcessError: Command '['pip']' returned non-zero exit status 1."
+    assert "has no pip" in (known(Runtime.PYTHON, message, stderr) or "")
+    assert known(Runtime.PYTHON, "ValueError: x", stderr + "Traceback (most recent call last):\n") is None
+
+
 def test_with_the_internet_an_unknown_host_is_a_matter_of_its_name():
     message = "socket.gaierror: [Errno -2] Name or service not known"
     hint = known(Runtime.PYTHON, message, network=NetworkPolicy.EGRESS)
