@@ -254,10 +254,10 @@ def _pass_on(stream: bytes, output: bytes) -> None:
 
 
 def _say_end(result: Result, call: Call, console: Console, *, always: bool) -> None:
-    """Print the errors of the compiler and the summary; after success, only if `always`."""
+    """Print the errors of the compiler and the summary; after success, only if `always` or with a hint."""
     if result.exit_code == NOT_STARTED and result.stderr:
         print(result.stderr, file=sys.stderr)  # noqa: T201 - errors of the compiler
-    if result.error_type is not None or always:
+    if result.error_type is not None or result.hint is not None or always:
         for line in summary.lines(result, call.memory_mb):
             console.print(line)
 
