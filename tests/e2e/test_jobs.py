@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from support.agents.worker import RESULT_DEADLINE_S, WorkerUnderTest
+from support.services.recorder import Recorder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from nanoagent.dev.local_services import EmbeddedStack
 
+pytestmark = [pytest.mark.asyncio(loop_scope="session")]
 SETTINGS = {f"WARM_POOL_{runtime}_SIZE": "0" for runtime in ("NODEJS", "CPP", "GO")}
 SLEEPS = {"main.py": "import time\nprint('begun', flush=True)\ntime.sleep(600)\n"}
 
@@ -106,12 +108,27 @@ async def test_a_job_that_is_cancelled_before_a_worker_receives_it_does_not_run(
     assert (await listed(worker))[message["requestId"]]["errorType"] == "CANCELLED"
 
 
+async def test_a_job_waits_after_a_failed_attempt(stack: EmbeddedStack, tmp_path: Path):
+    async with Recorder(stack.endpoint_url) as recorder:
+        recorder.fault = lambda call: call.operation == "PutObject"
+        slow = {"RETRY_BASE_SECONDS": "600", "RETRY_MAX_SECONDS": "600"}
+        async with WorkerUnderTest(stack, tmp_path, SETTINGS | slow | recorder.environment()) as worker:
+            key = await worker.upload({"main.py": "open('/output/x', 'w').write('x')"})
+            message = worker.message(s3Key=key, functionId="waits")
+            await worker.stack.queues.send(worker.body(message), queue_url=worker.queue_url)
+            job = await until(worker, message["requestId"], lambda job: job["status"] == "WAITING")
+            assert (job["errorType"], job["attempt"], job["endedAt"]) == ("PLATFORM", 1, None)
+
+            code, cancelled = await command(worker, "cancel", message["requestId"])
+            assert (code, cancelled["outcome"]) == (0, "waiting")
+
+
 async def test_a_worker_that_is_killed_leaves_no_job_that_runs_for_ever(stack: EmbeddedStack, tmp_path: Path):
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
     settings = SETTINGS | {"SQS_VISIBILITY_SECONDS": "5"}
     async with WorkerUnderTest(stack, tmp_path / "one", settings) as one:
-        message = one.message(s3Key=await one.upload(SLEEPS), functionId="slow", timeoutMs=2000)
+        message = one.message(s3Key=await one.upload(SLEEPS), functionId="slow")
         await one.stack.queues.send(one.body(message), queue_url=one.queue_url)
         await until(one, message["requestId"], lambda job: job["status"] == "RUNNING")
         await one.agent.kill()
@@ -120,13 +137,18 @@ async def test_a_worker_that_is_killed_leaves_no_job_that_runs_for_ever(stack: E
         assert "its worker stopped answering" in job["errorMessage"]
 
         async with WorkerUnderTest(stack, tmp_path / "two", settings, beside=one) as two:
-            job = await until(two, message["requestId"], lambda job: job["status"] == "TIMEOUT")
-            assert job["attempt"] == 2
+            await until(two, message["requestId"], lambda job: job["status"] == "RUNNING")
+            await command(two, "cancel", message["requestId"], "--wait", "60")
+            job = (await listed(two))[message["requestId"]]
+            assert (job["errorType"], job["attempt"]) == ("CANCELLED", 2)
             assert await two.redis.zscore("nanoagent:running", message["requestId"]) is None
 
 
 async def test_the_index_has_no_secret_of_a_job(worker: WorkerUnderTest):
-    code = "import os, sys\nprint(os.environ['KEY'])\nprint(sys.stdin.read(), file=sys.stderr)\nsys.exit(3)"
+    code = (
+        "import os, sys\nprint(os.environ['KEY'])\nprint(sys.stdin.read(), file=sys.stderr)\n"
+        "sys.exit('the line of the error')"
+    )
     result = await worker.run(
         s3Key=await worker.upload({"main.py": code}), env={"KEY": "secret-1"}, input={"password": "secret-2"}
     )
@@ -137,6 +159,7 @@ async def test_the_index_has_no_secret_of_a_job(worker: WorkerUnderTest):
     own = [fields[b"job"] for _, fields in entries if result["requestId"].encode() in fields[b"job"]]
     assert len(own) == 1
     assert b"secret" not in own[0]
+    assert b"the line of the error" in own[0]
     assert not await worker.redis.exists(f"nanoagent:claim:{result['requestId']}")
 
 

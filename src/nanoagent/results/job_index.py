@@ -9,8 +9,8 @@ The sorted set `nanoagent:running` has the requests that workers have claimed. T
 claim, the server's clock in microseconds. The field `about` of the claim (`scripts`) has the function and the
 memory of the job. If a worker dies, the claim ends soon, so the request does not count as running for long.
 
-The entries have no input, no environment variable and no output of the program; the error message is that of
-the result. docs/adr/0039 gives the reasons for this design.
+The entries have no input, no environment variable, no stdout and no stderr. The error message is the first
+line of that of the result, which may quote a line of stderr. docs/adr/0039 gives the reasons for this design.
 """
 
 from __future__ import annotations

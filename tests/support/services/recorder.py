@@ -280,7 +280,9 @@ class Recorder:
             data=io.BytesIO(body),
             allow_redirects=False,
         ) as answer:
-            passed = [(name, value) for name, value in answer.headers.items() if name.lower() not in _HOP]
+            # The answer to HEAD has the length of the object, but no body.
+            dropped = _HOP - {"content-length"} if request.method == "HEAD" else _HOP
+            passed = [(name, value) for name, value in answer.headers.items() if name.lower() not in dropped]
             return web.Response(status=answer.status, body=await answer.read(), headers=dict(passed))
 
     # --- recognising calls

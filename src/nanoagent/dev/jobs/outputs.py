@@ -167,7 +167,8 @@ async def _sized(s3: Any, file: Output) -> Output:
             answer = await s3.head_object(Bucket=file.bucket, Key=file.key)
     except StorageError as exc:
         return replace(file, problem=str(exc))
-    return replace(file, size=int(answer["ContentLength"]))
+    size = answer.get("ContentLength")
+    return replace(file, size=size, problem="S3 does not tell its size" if size is None else None)
 
 
 async def _download_all(
