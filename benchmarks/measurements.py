@@ -176,12 +176,11 @@ def build_and_run_arm(lab: Lab, function: Function, container: BareContainer, pr
     return Started("build and run", start)
 
 
-_WITH_PANDAS: Final = "idle_container_mb.python_with_pandas"
-
-
 async def pandas(lab: Lab, key: str, until: float, findings: Findings) -> None:
     """Measure `python_pandas`, if the image has pandas."""
     container = await lab.baselines.bare(Runtime.PYTHON)
+    with_pandas = "idle_container_mb.python_with_pandas"
+    findings.skipped[with_pandas] = "python_pandas was not measured"
     status, output, _ = await container.try_run(replace(await lab.program(labs.PANDAS), expected=None))
     if status != 0:
         reason = output.strip().splitlines()[-1:] or ["its import failed"]
@@ -189,8 +188,8 @@ async def pandas(lab: Lab, key: str, until: float, findings: Findings) -> None:
     await Hello(labs.PANDAS, samples=(6, 1), rare=6, is_warm=True)(lab, key, until, findings)
     used = (await lab.used_mb(await lab.agent()))[Runtime.PYTHON]
     if used:  # the Python container with pandas is the one that uses the most memory
-        findings.values[_WITH_PANDAS] = max(used)
-        findings.skipped.pop(_WITH_PANDAS, None)
+        findings.values[with_pandas] = max(used)
+        del findings.skipped[with_pandas]
 
 
 # --- the isolation level
@@ -384,9 +383,8 @@ async def agent_cpu(lab: Lab, key: str, until: float, findings: Findings) -> Non
 
 
 async def idle_memory(lab: Lab, key: str, until: float, findings: Findings) -> None:
-    """Measure the memory of an idle generic container of each runtime. `pandas` adds its part later."""
+    """Measure the memory of an idle generic container of each runtime."""
     del until
-    findings.skipped[_WITH_PANDAS] = "python_pandas was not measured"
     async with lab.another_agent("idle", dict.fromkeys(Runtime, 1)) as agent:
         await asyncio.sleep(0.5)  # the first sandbox may still be being created
         used = await lab.used_mb(agent)

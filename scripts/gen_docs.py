@@ -137,6 +137,14 @@ SETTINGS_KO: Final = {
     "output_dir_max_mb": "/output의 크기(MiB, 메모리로 계산)",
     "max_inodes": "실행의 쓰기 가능한 각 디렉터리에 둘 수 있는 파일 수",
     "max_output_bytes": "stdout과 stderr를 자르는 크기(각각, 바이트)",
+    "live_logs": (
+        "실행 중에 출력을 Redis에 저장할 작업: followed(누군가 `nanoagent logs ID --follow`로 보는 작업), "
+        "always(모든 작업), off(없음)"
+    ),
+    "live_logs_bytes_per_second": "실행 중에 저장하는 출력(초당 바이트). 넘는 출력은 세기만 함",
+    "live_logs_max_bytes": "작업 하나의 실행 중 출력을 저장하는 최대 크기(바이트). 넘으면 오래된 것부터 삭제",
+    "live_logs_ttl_seconds": "Redis가 실행 중 출력을 보관하는 시간(초)",
+    "live_logs_max_jobs": "한 워커가 동시에 출력을 저장하는 작업 수. 넘는 작업의 출력은 끝난 뒤에만 보임",
     "output_max_files": "실행당 업로드하는 출력 파일 수",
     "output_max_file_mb": "가장 큰 출력 파일(MiB)",
     "output_max_total_mb": "한 실행의 출력 파일 전체 크기(MiB)",
@@ -340,6 +348,11 @@ GROUPS: Final = (
             "output_dir_max_mb",
             "max_inodes",
             "max_output_bytes",
+            "live_logs",
+            "live_logs_bytes_per_second",
+            "live_logs_max_bytes",
+            "live_logs_ttl_seconds",
+            "live_logs_max_jobs",
             "output_max_files",
             "output_max_file_mb",
             "output_max_total_mb",

@@ -73,9 +73,9 @@ int capture_read(struct capture *capture)
         return 0;
     ssize_t got = read(capture->from, buffer, sizeof buffer);
     if (got > 0) {
-        append(capture, buffer, (size_t)got);
         if (capture->is_live)
-            live_send(capture->type, buffer, (size_t)got);
+            live_send(capture->type, capture->total, buffer, (size_t)got);
+        append(capture, buffer, (size_t)got);
         return 1;
     }
     if (got < 0 && errno == EINTR)
@@ -91,6 +91,52 @@ uint32_t capture_kept(const struct capture *capture)
 {
     uint64_t room = capture->head_room + capture->tail_room;
     return (uint32_t)(capture->total < room ? capture->total : room);
+}
+
+/* The number of bytes of the stream that are in the head. */
+static uint64_t head_end(const struct capture *capture)
+{
+    return capture->total < capture->head_room ? capture->total : capture->head_room;
+}
+
+/* The position of the oldest byte in the tail. */
+static uint64_t tail_start(const struct capture *capture)
+{
+    uint64_t after_head = capture->total - head_end(capture);
+    return after_head > capture->tail_room ? capture->total - capture->tail_room : head_end(capture);
+}
+
+size_t capture_unsent(const struct capture *capture)
+{
+    uint64_t head = head_end(capture), tail = tail_start(capture), sent = capture->sent;
+    size_t in_head = sent < head ? (size_t)(head - sent) : 0;
+    return in_head + (size_t)(capture->total - (sent > tail ? sent : tail));
+}
+
+size_t capture_send_unsent(struct capture *capture, size_t most)
+{
+    uint64_t at = capture->sent, end = head_end(capture);
+    const char *data = capture->head + at;
+    if (at >= end) {
+        at = at > tail_start(capture) ? at : tail_start(capture);
+        size_t in_ring = (size_t)((at - capture->head_room) % capture->tail_room);
+        data = capture->tail + in_ring;
+        end = at + (capture->tail_room - in_ring);
+        end = end < capture->total ? end : capture->total;
+    }
+    size_t length = end - at < most ? (size_t)(end - at) : most;
+    length = length < LIVE_MAX ? length : LIVE_MAX;
+    if (!length)
+        return 0;
+    live_send(capture->type, at, data, length);
+    capture->sent = at + length;
+    return length;
+}
+
+void capture_skip_unsent(struct capture *capture, size_t most)
+{
+    if (capture->total - capture->sent > most)
+        capture->sent = capture->total - most;
 }
 
 static void send_chunks(enum frame_type type, const char *data, size_t length)

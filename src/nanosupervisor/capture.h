@@ -10,9 +10,10 @@
 struct capture {
     int from; /* the pipe's read end; -1 once the stream has ended */
     enum frame_type type;
-    int is_live; /* whether output is also sent when it is read */
+    int is_live; /* whether all output is also sent when it is read */
     size_t head_room, tail_room;
     uint64_t total;
+    uint64_t sent; /* output before this position was sent or skipped by capture_send_unsent() */
     char *head, *tail; /* the tail is a ring buffer: a byte's position depends on its number in the stream */
 };
 
@@ -27,6 +28,13 @@ void capture_open(struct capture *capture, enum frame_type type, int from, uint3
 int capture_read(struct capture *capture);
 /* The number of bytes that are kept. */
 uint32_t capture_kept(const struct capture *capture);
+/* The number of kept bytes that capture_send_unsent() can send. */
+size_t capture_unsent(const struct capture *capture);
+/* Send the oldest of these bytes with live_send(), at most `most`; return their number, which is also smaller at the
+ * end of the head and of the ring. Bytes that are not kept any more are skipped. */
+size_t capture_send_unsent(struct capture *capture, size_t most);
+/* Skip the unsent bytes except the last `most`. */
+void capture_skip_unsent(struct capture *capture, size_t most);
 /* Send the kept bytes as frames of the stream's type, close the pipe, and free the memory. */
 void capture_send_and_free(struct capture *capture);
 

@@ -7,12 +7,12 @@
 static struct __attribute__((packed)) {
     uint32_t length;
     char type;
-    char stream;
+    struct live_header header;
     char data[LIVE_MAX];
 } frame;
 static size_t frame_bytes, sent_bytes;
 
-#define FRAME_HEADER offsetof(__typeof__(frame), stream) /* as in wire.c */
+#define FRAME_HEADER offsetof(__typeof__(frame), header) /* as in wire.c */
 
 int live_is_behind(void)
 {
@@ -32,12 +32,12 @@ void live_finish(void)
     sent_bytes = frame_bytes;
 }
 
-void live_send(enum frame_type stream, const char *data, size_t length)
+void live_send(enum frame_type stream, uint64_t position, const char *data, size_t length)
 {
     live_finish();
-    frame.length = (uint32_t)(sizeof frame.stream + length);
+    frame.length = (uint32_t)(sizeof frame.header + length);
     frame.type = FRAME_LIVE;
-    frame.stream = (char)stream;
+    frame.header = (struct live_header){(char)stream, position};
     memcpy(frame.data, data, length);
     frame_bytes = FRAME_HEADER + frame.length;
     sent_bytes = 0;

@@ -52,8 +52,10 @@ uint32_t run_write_payload(struct run *run, const struct writable_dirs *dirs)
 void run_open_streams(struct run *run, int in, int out, int err)
 {
     input_open(&run->in, in, run->payload, run->request.payload_bytes);
-    capture_open(&run->out, FRAME_STDOUT, out, run->request.capture_bytes, run->request.live);
-    capture_open(&run->err, FRAME_STDERR, err, run->request.capture_bytes, run->request.live);
+    const struct run_request *request = &run->request;
+    capture_open(&run->out, FRAME_STDOUT, out, request->capture_bytes, request->live == LIVE_LOSSLESS);
+    capture_open(&run->err, FRAME_STDERR, err, request->capture_bytes, request->live == LIVE_LOSSLESS);
+    follow_open(&run->follow, request->live_bytes_per_s, request->live == LIVE_LIMITED, run_clock_us());
 }
 
 /* Return pointers to `count` NUL-terminated strings at `at`, and move `at` behind them. Return NULL if a
@@ -126,20 +128,34 @@ struct schedule {
     uint64_t kernel_check_at;
 };
 
-static uint64_t next_time(const struct schedule *schedule)
+static uint64_t earlier(uint64_t one, uint64_t other)
 {
-    uint64_t next = schedule->kill_at != UINT64_MAX ? schedule->kill_at : schedule->deadline;
-    return next < schedule->kernel_check_at ? next : schedule->kernel_check_at;
+    return one < other ? one : other;
+}
+
+static uint64_t next_time(const struct schedule *schedule, const struct run *run)
+{
+    uint64_t limit = schedule->kill_at != UINT64_MAX ? schedule->kill_at : schedule->deadline;
+    uint64_t output = follow_next_us(&run->follow, &run->out, &run->err);
+    return earlier(earlier(limit, output), schedule->kernel_check_at);
 }
 
 static void read_frame_during_run(struct run *run)
 {
     uint8_t *payload;
     size_t length;
-    /* KILL is the only frame that the worker sends during a run. */
-    if (wire_receive(&payload, &length) == FRAME_KILL)
+    enum frame_type type = wire_receive(&payload, &length);
+    if (type == FRAME_KILL)
         run->kill_requested = 1;
+    if (type == FRAME_FOLLOW && length && run->request.live != LIVE_LOSSLESS)
+        run->follow.is_on = payload[0];
     free(payload);
+}
+
+/* Whether the streams are not read, because no output may be lost. */
+static int output_waits(const struct run *run)
+{
+    return run->request.live == LIVE_LOSSLESS && live_is_behind();
 }
 
 /* Wait until a descriptor of the run is ready, but not longer than `until`. Serve the ready descriptors. */
@@ -149,8 +165,8 @@ static void serve_descriptors(struct run *run, const struct level *level, uint64
     uint64_t now = run_clock_us(), wait_us = until > now ? until - now : 0;
     struct timespec wait = {(time_t)(wait_us / 1000000u), (long)(wait_us % 1000000u) * 1000};
     struct pollfd events[EVENTS] = {
-        [OUT] = {live_is_behind() ? -1 : run->out.from, POLLIN, 0},
-        [ERR] = {live_is_behind() ? -1 : run->err.from, POLLIN, 0},
+        [OUT] = {output_waits(run) ? -1 : run->out.from, POLLIN, 0},
+        [ERR] = {output_waits(run) ? -1 : run->err.from, POLLIN, 0},
         [WORKER] = {wire_fd(), live_is_behind() ? POLLIN | POLLOUT : POLLIN, 0},
         [IN] = {run->in.to, POLLOUT, 0},
     };
@@ -159,7 +175,7 @@ static void serve_descriptors(struct run *run, const struct level *level, uint64
         die("poll");
     if (events[OUT].revents)
         capture_read(&run->out);
-    if (events[ERR].revents && !live_is_behind())
+    if (events[ERR].revents && !output_waits(run))
         capture_read(&run->err);
     if (events[IN].revents)
         input_feed(&run->in);
@@ -167,6 +183,8 @@ static void serve_descriptors(struct run *run, const struct level *level, uint64
         live_resume();
     if (events[WORKER].revents & ~POLLOUT)
         read_frame_during_run(run);
+    if (run->follow.is_on)
+        follow_send(&run->follow, &run->out, &run->err, run_clock_us());
     for (size_t i = 0; i < level_events; i++)
         if (events[LEVEL + i].revents) {
             level->serve(run);
@@ -208,7 +226,7 @@ static void watch(struct run *run, const struct level *level)
         .kernel_check_at = run->started_us + KERNEL_CHECK_US,
     };
     do
-        serve_descriptors(run, level, next_time(&schedule));
+        serve_descriptors(run, level, next_time(&schedule, run));
     while (!run->ended && !enforce_limits(run, level, &schedule));
 }
 
@@ -225,6 +243,7 @@ static void read_rest_of_output(struct run *run)
         ;
     while (capture_read(&run->err))
         ;
+    follow_finish(&run->follow, &run->out, &run->err);
     live_finish();
 }
 

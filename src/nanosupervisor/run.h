@@ -3,6 +3,7 @@
 #define RUN_H
 
 #include "capture.h"
+#include "follow.h"
 #include "input.h"
 #include "job.h"
 #include "wire.h"
@@ -23,6 +24,7 @@ struct run {
     const struct writable_dirs *dirs;
     struct input in;
     struct capture out, err;
+    struct follow follow;
     uint64_t started_us;        /* on CLOCK_MONOTONIC */
     struct timespec started_at; /* on CLOCK_REALTIME_COARSE, the clock of file times */
     int kill_requested;

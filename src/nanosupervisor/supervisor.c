@@ -43,6 +43,7 @@
  *   RUN        start the program, and watch it to its end -> EXIT, STDOUT, STDERR; send the files in /output -> FILE,
  *              DATA, REFUSED; remove everything that the run has left -> DONE; get ready for the next run -> READY
  *   KILL       during a run: end it now
+ *   FOLLOW     during a run: send its output while it runs, or stop sending it (follow.h) -> LIVE
  *
  * A run ends when its program ends. Its other processes are then killed. When the worker closes the
  * connection, the supervisor exits, and the whole container ends with it.
@@ -197,6 +198,7 @@ static void serve_frame(void)
         run_serve(level, payload, length);
         break;
     case FRAME_KILL: /* it arrived after the end of its run */
+    case FRAME_FOLLOW:
         break;
     default:
         errno = 0;

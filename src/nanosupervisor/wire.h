@@ -10,7 +10,7 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
-#define PROTOCOL_VERSION 9u
+#define PROTOCOL_VERSION 10u
 
 enum frame_type {
     /* worker -> supervisor */
@@ -20,12 +20,13 @@ enum frame_type {
                               the code imports */
     FRAME_RUN = 'R',       /* struct run_request, then its strings and the payload */
     FRAME_KILL = 'K',      /* empty: end the run now */
+    FRAME_FOLLOW = 'W',    /* u8. 1: send the output of the current run as with LIVE_LIMITED. 0: stop that */
 
     /* supervisor -> worker */
     FRAME_HELLO = 'H',   /* u32 protocol version */
     FRAME_LEVEL = 'L',   /* u8 isolation level, then text: the reason if the host does not allow sandboxes */
     FRAME_READY = 'Y',   /* struct ready_report */
-    FRAME_LIVE = 'V',    /* u8 FRAME_STDOUT or FRAME_STDERR, then new output of the running program (live.h) */
+    FRAME_LIVE = 'V',    /* struct live_header, then output of the running program (live.h) */
     FRAME_EXIT = 'X',    /* struct exit_report */
     FRAME_STDOUT = 'O',  /* captured bytes: first the head, then the tail */
     FRAME_STDERR = 'E',  /* captured bytes, as for FRAME_STDOUT */
@@ -87,6 +88,18 @@ struct __attribute__((packed)) configuration {
     uint8_t listening_count;  /* number of struct listening_address that follow */
 };
 
+/* Whether the output of a run is sent during the run, too. */
+enum live_mode {
+    LIVE_OFF = 0,
+    LIVE_LOSSLESS = 1, /* all of it: the program waits while the worker does not receive */
+    LIVE_LIMITED = 2,  /* at most live_bytes_per_s: the rest is skipped, and the program never waits (follow.h) */
+};
+
+struct __attribute__((packed)) live_header {
+    char stream;       /* FRAME_STDOUT or FRAME_STDERR */
+    uint64_t position; /* number of bytes of the stream before this output */
+};
+
 struct __attribute__((packed)) run_request {
     uint32_t timeout_ms;      /* wall time of the program */
     uint32_t grace_ms;        /* between SIGTERM and SIGKILL */
@@ -100,7 +113,8 @@ struct __attribute__((packed)) run_request {
     uint32_t environment_count;
     uint32_t payload_bytes;
     uint8_t prepare_next; /* whether another run of the same code will follow: get ready for it */
-    uint8_t live;         /* whether to send the output during the run, too */
+    uint8_t live;         /* enum live_mode */
+    uint32_t live_bytes_per_s; /* the limit of LIVE_LIMITED, also after FRAME_FOLLOW */
 };
 
 struct __attribute__((packed)) ready_report {

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-import pytest_asyncio
 
 from nanoagent.common.units import MIB
 from nanoagent.container import proof, retirement
@@ -32,7 +31,7 @@ from nanoagent.network.listening_sockets import ListeningAddress, SocketKind
 from support.sandboxes.adversarial import ALICE, BOB, LEFT, LOOK, yard
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
 
     from nanoagent.container.base import RunningContainer
     from support.sandboxes.adversarial import Function, Yard
@@ -349,23 +348,13 @@ async def attacked(
     assert (again.container_id == container.id) == is_generic
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def taken_over() -> AsyncIterator[Yard]:
-    """A yard for all takeovers. Each gets a container that was recycled after another one, or a new one.
-
-    Its sweep would retire a container that has grown before the test recycles it.
-    """
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(retirement, "_SWEEP_S", 3600.0)
-        async with yard(Isolation.SANDBOX, (Runtime.PYTHON,), listening_addresses=ADDRESSES) as place:
-            yield place
-
-
-@pytest.mark.asyncio(loop_scope="session")
 @pytest.mark.parametrize("name", TAKEOVERS)
-async def test_a_supervisor_that_was_taken_over_does_not_outlive_the_recycling(name, taken_over):
+async def test_a_supervisor_that_was_taken_over_does_not_outlive_the_recycling(name, monkeypatch):
+    # On a busy machine, the sweep would retire a container that has grown before the test recycles it.
+    monkeypatch.setattr(retirement, "_SWEEP_S", 3600.0)
     takeover = TAKEOVERS[name]
-    await attacked(taken_over, lambda container: as_user(container, takeover.code), takeover.found)
+    async with yard(Isolation.SANDBOX, (Runtime.PYTHON,), listening_addresses=ADDRESSES) as place:
+        await attacked(place, lambda container: as_user(container, takeover.code), takeover.found)
 
 
 # --- root of the host

@@ -18,6 +18,7 @@ from nanoagent.model.errors import ResultStoreError
 from nanoagent.results import redis as redis_module
 from nanoagent.results import scripts
 from nanoagent.results.base import Answered, Claim, Taken
+from nanoagent.results.live_log import Kind, Record
 from nanoagent.results.memory import MemoryResultStore
 from nanoagent.results.redis import RedisResultStore
 from nanoagent.results.server import RedisServer as At
@@ -35,7 +36,7 @@ CLAIM_S = 1.5  # renewed every half second
 DEADLINE_S = 60
 # What the claim's script says of a request that has a result.
 ANSWERED = b"$11\r\nanswered {}\r\n"
-GRANTED = b"$13\r\nclaimed 7 0 0\r\n"
+GRANTED = b"$15\r\nclaimed 7 0 0 0\r\n"
 PUBLISHED = b":1\r\n"
 DATABASE = 5  # emptied before each test, so not the one that agents under test use
 DOCUMENT = '{"requestId":"r","stdout":"안녕"}'.encode()
@@ -144,7 +145,7 @@ class RedisServer:
     async def cancel(self, request_id: str) -> int:
         return int(await self.redis.publish(f"cancel:{request_id}", ""))
 
-    def cancellations(self, **options: float) -> RedisCancellations:
+    def cancellations(self, **options: Any) -> RedisCancellations:
         assert isinstance(self.result_store, RedisResultStore)
         heard = self.result_store.cancellations(**options)
         self.listeners.append(heard)
@@ -639,6 +640,7 @@ async def redis_that_says(*answers: bytes) -> AsyncIterator[tuple[RedisResultSto
 WELL = (
     b":1\r\n",
     b"*3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n*3\r\n$11\r\nunsubscribe\r\n$1\r\nc\r\n:0\r\n",
+    b"*3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n*3\r\n$11\r\nunsubscribe\r\n$1\r\nc\r\n:0\r\n",
     b"+OK\r\n",
 )
 
@@ -758,7 +760,7 @@ async def test_a_claim_is_renewed_for_as_long_as_it_is_held(redis_server: RedisS
 
 
 async def test_all_claims_are_renewed_in_one_packet(monkeypatch: pytest.MonkeyPatch):
-    claimed_answer = b"$13\r\nclaimed %d 0 0\r\n"
+    claimed_answer = b"$15\r\nclaimed %d 0 0 0\r\n"
     answers = [claimed_answer % number for number in range(1, 4)]
     async with redis_that_says(*answers, b":1\r\n:0\r\n:1\r\n") as (result_store, heard):
         claims = {await claimed(result_store, request) for request in "abc"}
@@ -946,7 +948,7 @@ async def test_the_documented_permissions_are_sufficient_and_necessary(redis_ser
         )
         try:
             await result_store.ping()
-            if result_store.index_refusal is not None:
+            if result_store.index_refusal is not None or result_store.follow_refusal is not None:
                 return False
             await result_store.ask("PING")
             await answered(result_store, DOCUMENT, "a")
@@ -958,6 +960,9 @@ async def test_the_documented_permissions_are_sufficient_and_necessary(redis_ser
             await redis_server.redis.delete("nanoagent:claim:b")
             await result_store._renew_all()
             late = await claimed(result_store, "d")
+            live_log = result_store.live_log(ttl_s=1, max_bytes=1)
+            for _ in range(2):  # the first record is deleted
+                await live_log.append(late, [Record(Kind.STDOUT, 1)])
             await redis_server.lapse("d")
             return await result_store.publish(late, DOCUMENT) and await cancellations_work(result_store)
         except ResultStoreError:
@@ -1158,7 +1163,9 @@ async def test_cancellations_are_received_after_a_connection_was_idle_without_a_
             while sent[-5:] != [("PING",)] * 5:  # noqa: ASYNC110 - likewise
                 await asyncio.sleep(0.01)
 
-    assert [words for words in sent if words != ("PING",)] == [
+    commands = [words for words in sent if words != ("PING",)]
+    assert commands.pop(0)[1].startswith("nanoagent:follow:")
+    assert commands == [
         (verb, f"cancel:{request}")
         for request in ("first", "second")
         for verb in ("SUBSCRIBE", "UNSUBSCRIBE")

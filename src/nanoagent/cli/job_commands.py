@@ -1,4 +1,4 @@
-"""The commands for jobs: `send`, `jobs`, `result`, `cancel` and `outputs`."""
+"""The commands for jobs: `send`, `logs`, `jobs`, `result`, `cancel` and `outputs`."""
 
 from __future__ import annotations
 
@@ -36,6 +36,11 @@ _CANCEL_EXITS = (
 _OUTPUTS_EXITS = (
     "0 success, 1 a file could not be downloaded, 2 invalid arguments, folder or settings, 3 Redis or S3 "
     "failed, 4 no result yet, 130 Ctrl-C."
+)
+_LOGS_EXITS = (
+    "0 the job succeeded, or it runs and --follow is missing, 1 the job ended without success, "
+    "2 invalid arguments or settings, 3 Redis failed, 4 no output is known, 124 the job exceeded its time "
+    "limit, 130 Ctrl-C."
 )
 
 commands = typer.Typer()
@@ -95,6 +100,40 @@ def send(  # noqa: PLR0913, PLR0917 - options of a command line
         settings_file=settings_file,
     )
     return command.send(settings, call)
+
+
+@commands.command(epilog=epilog("logs send-1234567890ab --follow", exits=_LOGS_EXITS))
+def logs(  # noqa: PLR0913, PLR0917 - options of a command line
+    request_id: RequestId,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Print further output until the job has ended.")
+    ] = False,
+    stream: Annotated[str, typer.Option(help="Print only stdout or only stderr.")] = "",
+    since: Annotated[str, typer.Option(help="Continue after a position that was printed before.")] = "",
+    wait_s: Annotated[
+        float, typer.Option("--wait", help="Seconds to follow at most; 0: until the job has ended.")
+    ] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print events as JSON, one per line.")] = False,
+    env_file: EnvFile = Path(".env"),
+) -> int:
+    """Print the output of a job, also while it runs.
+
+    Standard output of the function goes to standard output, its standard error to standard error. Ctrl-C ends
+    only this command, not the job.
+    """
+    settings, settings_file = settings_of.of_redis(env_file, quiet=as_json)
+    from nanoagent.dev.follower import command
+
+    call = command.Call(
+        request_id=request_id,
+        is_following=follow,
+        stream=stream,
+        since=since,
+        wait_s=wait_s,
+        as_json=as_json,
+        settings_file=settings_file,
+    )
+    return command.logs(settings, call)
 
 
 @commands.command(

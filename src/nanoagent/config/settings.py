@@ -311,6 +311,29 @@ class Settings(BaseSettings):
     max_output_bytes: int = Field(
         256 * 1024, ge=1024, description="size above which stdout and stderr are cut, bytes each"
     )
+    live_logs: Literal["followed", "always", "off"] = Field(
+        "followed",
+        description="jobs whose output is stored in Redis while they run: those that somebody follows "
+        "(`nanoagent logs ID --follow`), all (always), or none (off)",
+    )
+    live_logs_bytes_per_second: int = Field(
+        256 * 1024,
+        ge=4096,
+        le=1 << 30,
+        description="output that is stored while a job runs, bytes per second; more is counted and left out",
+    )
+    live_logs_max_bytes: int = Field(
+        MIB,
+        ge=64 * 1024,
+        le=1 << 30,
+        description="stored live output of a job, bytes; if it is more, the oldest is deleted",
+    )
+    live_logs_ttl_seconds: Positive = Field(
+        3600, description="time for which Redis keeps the live output of a job, seconds"
+    )
+    live_logs_max_jobs: Positive = Field(
+        16, description="jobs whose output a worker stores at the same time; more appear at their end only"
+    )
     output_max_files: NotNegative = Field(100, description="output files uploaded per run")
     output_max_file_mb: Positive = Field(64, description="largest output file, MiB")
     output_max_total_mb: Positive = Field(256, description="all output files of a run together, MiB")

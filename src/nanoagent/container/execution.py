@@ -13,12 +13,12 @@ from nanoagent.common.units import MIB
 from nanoagent.container import judgment, output_masking
 from nanoagent.container.cgroup import MemoryUse, RunMeter
 from nanoagent.container.charges import LEFTOVER_BYTES
-from nanoagent.model.errors import ContainerError
+from nanoagent.model.errors import ContainerError, ProtocolError
 from nanoagent.model.result import KILLED, NOT_STARTED, ErrorType
 from nanoagent.supervisor import session, stream
 from nanoagent.supervisor.exit_status import exit_code_of
 from nanoagent.supervisor.output import Collected
-from nanoagent.supervisor.wire import ExitFlag
+from nanoagent.supervisor.wire import ExitFlag, LiveMode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from nanoagent.container.pool import AcquiredContainer
     from nanoagent.model.job import Runtime
     from nanoagent.model.text import Text
-    from nanoagent.secrets.masking import LiveMask, Mask
+    from nanoagent.secrets.masking import Mask, PositionedMask
     from nanoagent.supervisor.session import OnOutput
     from nanoagent.supervisor.wire import RunRequest
 
@@ -48,28 +48,58 @@ class RunControl:
     """Cancels a run, and follows its output.
 
     Attributes:
-        on_output: Called with each piece of output while the program runs, if the request has `live`.
+        live: Whether the output is wanted while the program runs, and how. `follow` changes it.
+        on_output: Called with each piece of output while the program runs; None if it was never wanted.
         kill: Ends the program; None while the program does not run.
+        switch: Lets the supervisor send output or stop sending it; None while the program does not run.
         has_ended: Whether the program has ended, so that it is too late to cancel it.
         mask: Hides secrets in the output; None if the job has no secrets.
     """
 
+    live: LiveMode = LiveMode.OFF
     on_output: OnOutput | None = None
     kill: Callable[[], None] | None = None
+    switch: Callable[[bool], None] | None = None
     has_ended: bool = False
     mask: Mask | None = None
-    _live_mask: LiveMask | None = field(default=None, init=False)
+    _live_mask: PositionedMask | None = field(default=None, init=False)
 
     def hide_secrets(self, mask: Mask) -> None:
         """Hide the values of secrets in all output of the run."""
         self.mask = mask
-        if self.on_output is not None:
-            self.on_output = self._live_mask = mask.live(self.on_output)
 
     def finish_output(self) -> None:
         """Pass on the output that was held back, because it could be the beginning of a secret."""
         if self._live_mask is not None:
             self._live_mask.flush()
+
+    def follow(self, on_output: OnOutput) -> None:
+        """Let the supervisor send the output within its limit, now or when the program starts."""
+        self.on_output = on_output
+        self.live = LiveMode.LIMITED
+        if self.switch is not None:
+            self.switch(True)
+
+    def unfollow(self) -> None:
+        """Let the supervisor stop sending the output. Pieces that are on their way still arrive."""
+        self.live = LiveMode.OFF
+        if self.switch is not None:
+            self.switch(False)
+
+    def take_output(self, stream: bytes, position: int, output: bytes) -> None:
+        """Pass a piece of output on.
+
+        Raises:
+            ProtocolError: No output was requested.
+        """
+        if self.on_output is None:
+            raise ProtocolError("the supervisor sent output that was not requested")
+        if self.mask is None:
+            self.on_output(stream, position, output)
+            return
+        if self._live_mask is None:
+            self._live_mask = self.mask.positioned(self.on_output)
+        self._live_mask(stream, position, output)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +157,9 @@ async def execute(
             await container.session.start(request)
             log.debug("run begins", command=request.arguments[0])
             with _sampled(meter), _cancellable(container, control):
-                report = await container.session.wait_exit(request, control.on_output)
+                if control.live is not request.live:  # it changed while the request was sent
+                    container.session.follow(control.live is LiveMode.LIMITED)
+                report = await container.session.wait_exit(request, control.take_output)
     except session.Overdue:
         return _overdue(request, meter)
     except stream.Disconnected:
@@ -241,11 +273,12 @@ def _has_freed_memory(container: RunningContainer) -> bool:
 @contextmanager
 def _cancellable(container: RunningContainer, control: RunControl) -> Iterator[None]:
     control.kill = container.session.kill
+    control.switch = container.session.follow
     try:
         yield
         control.has_ended = True
     finally:
-        control.kill = None
+        control.kill = control.switch = None
         if control.mask is not None:
             control.finish_output()
 

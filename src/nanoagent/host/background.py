@@ -61,6 +61,7 @@ class TaskName(StrEnum):
     WATCHDOG = "watchdog"
     DESCRIPTOR_CLOSING = "descriptor_closing"
     BYTE_CODE_COMPILATION = "byte_code_compilation"
+    LIVE_LOG = "live_log"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,7 @@ KINDS: Final = {
     TaskName.INTERRUPTION_NOTICES: _DISPENSABLE,  # without it, messages return when their leases end
     TaskName.WATCHDOG: _DISPENSABLE,  # systemd restarts a worker that sends no watchdog messages
     TaskName.DESCRIPTOR_CLOSING: _DISPENSABLE,  # the thread continues with the next descriptor
+    TaskName.LIVE_LOG: _SHORT,  # followers see the output at the end of the job, or when they follow again
     TaskName.BYTE_CODE_COMPILATION: _SHORT,  # runs compile their modules; a later run starts another one
 }
 

@@ -130,5 +130,6 @@ class Runner:
             output_max_file_bytes=settings.output_max_file_mb * MIB,
             output_max_total_bytes=settings.output_max_total_mb * MIB,
             prepare_next=prepare_next,
-            live=attempt.control.on_output is not None,
+            live=attempt.control.live,
+            live_bytes_per_s=settings.live_logs_bytes_per_second,
         )

@@ -5,7 +5,8 @@
 * `connections`: sends commands to Redis, with a time limit, retries and reconnects.
 * `scripts`: the Lua scripts; Redis runs each of them in one step.
 * `job_index`: the entries of the index of jobs, which `nanoagent jobs` reads.
-* `cancellations`: receives cancellations from Redis.
+* `cancellations`: receives cancellations from Redis, and the news that somebody follows a job.
+* `live_log`: the interfaces of live logs. `redis_live_log` and `memory` have their implementations.
 * `spool`: keeps results on disk until Redis takes them.
 * `server`: the address and the credentials of a Redis server, and the diagnosis of its failures.
 * `failures`: the kinds of failures, each with a remedy for the operator.

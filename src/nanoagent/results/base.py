@@ -27,6 +27,7 @@ class Claim:
             a larger token must not be overwritten.
         cancelled: Whether the request was cancelled before this claim.
         failures: How many attempts at the request had failed by a platform error before this claim.
+        followed: Whether somebody followed the job before this claim (`live_log`).
         lost: Completed with the reason when another worker has claimed or answered the request.
     """
 
@@ -34,6 +35,7 @@ class Claim:
     token: int
     cancelled: bool = False
     failures: int = 0
+    followed: bool = False
     lost: asyncio.Future[str] = field(default_factory=_new_future, repr=False)
 
 
@@ -130,10 +132,17 @@ class ResultStore(Protocol):
 
 
 class Cancellations(Protocol):
-    """Receives the cancellations of requests."""
+    """Receives the cancellations of requests, and the news that somebody follows a job."""
 
-    def watch(self, request_id: str, cancelled: Callable[[], object]) -> Callable[[], None]:
+    def watch(
+        self,
+        request_id: str,
+        cancelled: Callable[[], object],
+        followed: Callable[[], object] = lambda: None,
+    ) -> Callable[[], None]:
         """Call `cancelled` when the request is cancelled, at most once.
+
+        Until then, call `followed` each time that a follower renews its lease.
 
         Returns:
             A function that ends the watch. The caller must call it exactly once.

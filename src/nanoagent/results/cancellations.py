@@ -8,6 +8,9 @@ A published message reaches only the workers that are subscribed at that moment.
 before the job is received, or while the connection is re-established. Then PUBLISH returns 0. Therefore a
 sender can also set a key with the name of the channel. A worker looks for the key when it claims the request,
 and each time that a subscription begins.
+
+The same connection has one subscription of the worker, on which followers of jobs announce themselves
+(`redis_live_log`). They repeat that every few seconds, so a lost message is no loss.
 """
 
 from __future__ import annotations
@@ -36,6 +39,7 @@ PING_S: Final = 20.0
 A firewall may have dropped the connection without notice.
 """
 
+_FOLLOW: Final = "nanoagent:follow:"  # see `redis_live_log`
 _SILENT_PINGS: Final = 2.5  # without a reply for this many `ping_s`, the connection is replaced
 
 log = structlog.get_logger(__name__)
@@ -48,6 +52,8 @@ class RedisCancellations:
         connect: Returns a new connection that is not yet open.
         pack: Returns the bytes of a command.
         is_set: Returns whether a key exists. Raises `ResultStoreError`.
+        follow_channel: Returns the channel on which followers announce themselves; None not to listen. It is
+            called for each connection.
         background: Runs the task that receives cancellations.
         ping_s: The time without a command after which a PING is sent, seconds.
     """
@@ -57,6 +63,7 @@ class RedisCancellations:
         connect: Callable[[], Connection],
         pack: Callable[[tuple[str, ...]], bytes],
         is_set: Callable[[str], Awaitable[bool]],
+        follow_channel: Callable[[], str | None] = lambda: None,
         *,
         background: Background | None = None,
         ping_s: float = PING_S,
@@ -66,15 +73,21 @@ class RedisCancellations:
         self._is_set = is_set
         self._background = background or Background()
         self._ping_s = ping_s
-        self._watched: dict[str, Callable[[], object]] = {}
+        self._follow_channel = follow_channel
+        self._watched: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {}
         self._subscribed: set[str] = set()
         self._outbox: asyncio.Queue[tuple[str, ...]] = asyncio.Queue()
         self._lookups: set[asyncio.Task[Any]] = set()
         self._listener: asyncio.Task[None] | None = None
 
-    def watch(self, request_id: str, cancelled: Callable[[], object]) -> Callable[[], None]:
+    def watch(
+        self,
+        request_id: str,
+        cancelled: Callable[[], object],
+        followed: Callable[[], object] = lambda: None,
+    ) -> Callable[[], None]:
         """Call `cancelled` when the request is cancelled; see `Cancellations.watch`."""
-        self._watched[request_id] = cancelled
+        self._watched[request_id] = cancelled, followed
         timer = asyncio.get_running_loop().call_later(_SUBSCRIBE_AFTER_S, self._subscribe, request_id)
 
         def end() -> None:
@@ -101,9 +114,14 @@ class RedisCancellations:
             self._listener = self._background.keep(TaskName.CANCELLATIONS, self._listen_forever)
 
     def _cancel(self, request_id: str) -> None:
-        cancelled = self._watched.pop(request_id, None)
-        if cancelled is not None:
-            cancelled()
+        watched = self._watched.pop(request_id, None)
+        if watched is not None:
+            watched[0]()
+
+    def _note_follower(self, request_id: str) -> None:
+        watched = self._watched.get(request_id)
+        if watched is not None:
+            watched[1]()
 
     # --- the connection
 
@@ -116,6 +134,8 @@ class RedisCancellations:
                 backoff.reset()
                 # Commands for the previous connection are dropped. `_subscribed` has the requests.
                 self._outbox = asyncio.Queue()
+                if (follow_channel := self._follow_channel()) is not None:
+                    self._outbox.put_nowait(("SUBSCRIBE", follow_channel))
                 for request_id in self._subscribed:
                     self._outbox.put_nowait(("SUBSCRIBE", _channel(request_id)))
                 await self._use(connection)
@@ -152,8 +172,12 @@ class RedisCancellations:
         while True:
             async with asyncio.timeout(_SILENT_PINGS * self._ping_s):
                 answer: Any = await connection.read_response()
-            kind, request_id = _parse(answer)
-            if kind == b"message":
+            kind, channel, content = _parse(answer)
+            request_id = channel.removeprefix(_channel(""))
+            if channel.startswith(_FOLLOW):
+                if kind == b"message":
+                    self._note_follower(content.decode(errors="replace"))
+            elif kind == b"message":
                 self._cancel(request_id)
             elif kind == b"subscribe":  # the request may have been cancelled before the subscription
                 self._background.once(TaskName.CANCELLATION_LOOKUP, self._look_up(request_id), self._lookups)
@@ -168,8 +192,8 @@ class RedisCancellations:
             self._cancel(request_id)
 
 
-def _parse(answer: object) -> tuple[bytes, str]:
-    """Return the kind of a reply, and the request that it concerns.
+def _parse(answer: object) -> tuple[bytes, str, bytes]:
+    """Return the kind of a reply, its channel, and the content of a message.
 
     While a channel is subscribed, every reply is an array: `message`, `subscribe`, `unsubscribe`, `pong`.
     Otherwise the connection is in its normal mode, where the reply to PING is the simple string PONG
@@ -179,10 +203,11 @@ def _parse(answer: object) -> tuple[bytes, str]:
         InvalidResponse: The reply is neither an array nor a string.
     """
     if isinstance(answer, bytes):
-        return answer.lower(), ""
+        return answer.lower(), "", b""
     if isinstance(answer, list) and len(answer) > 1 and isinstance(answer[0], bytes):
         channel = answer[1] if isinstance(answer[1], bytes) else b""
-        return answer[0], channel.decode(errors="replace").removeprefix(_channel(""))
+        content = answer[2] if len(answer) > 2 and isinstance(answer[2], bytes) else b""
+        return answer[0], channel.decode(errors="replace"), content
     raise InvalidResponse(f"neither a reply to PING nor a message: {type(answer).__name__}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import time
 from collections import defaultdict
@@ -10,9 +11,10 @@ from typing import TYPE_CHECKING
 
 from nanoagent.model.errors import ResultStoreError
 from nanoagent.results.base import Answered, Claim, Taken
+from nanoagent.results.live_log import FOLLOWER_LEASE_S, Appended, Holder, Record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 
 @dataclass(slots=True, eq=False)
@@ -40,7 +42,10 @@ class _Store:
         documents: The result of each request, and when it expires, seconds of the store's clock.
         claims: The claim on each request.
         cancelled: The requests that were cancelled before a claim.
-        watched: The callbacks for cancellations, by request.
+        watched: The callbacks for cancellations and for followers, by request.
+        logs: The records of each live log.
+        trimmed: The number of records that were deleted from the beginning of each live log.
+        leases: When the lease of the followers of each request ends, seconds of the store's clock.
         published: Every published result, in order.
         failures: The tokens of the failed attempts, by request.
         tokens: Yields the fencing tokens.
@@ -51,7 +56,10 @@ class _Store:
     documents: dict[str, tuple[bytes, float]] = field(default_factory=dict)
     claims: dict[str, _ClaimEntry] = field(default_factory=dict)
     cancelled: set[str] = field(default_factory=set)
-    watched: dict[str, list[Callable[[], object]]] = field(default_factory=dict)
+    watched: dict[str, list[tuple[Callable[[], object], Callable[[], object]]]] = field(default_factory=dict)
+    logs: defaultdict[str, list[Record]] = field(default_factory=lambda: defaultdict(list))
+    trimmed: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
+    leases: dict[str, float] = field(default_factory=dict)
     published: list[tuple[str, bytes]] = field(default_factory=list)
     failures: defaultdict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
     tokens: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
@@ -112,7 +120,7 @@ class MemoryResultStore:
     def cancel(self, request_id: str) -> int:
         """Cancel a request; return the number of callbacks that were called."""
         watching = self._store.watched.pop(request_id, [])
-        for cancelled in watching:
+        for cancelled, _ in watching:
             cancelled()
         return len(watching)
 
@@ -120,14 +128,20 @@ class MemoryResultStore:
         """Cancel a request for all later claims."""
         self._store.cancelled.add(request_id)
 
-    def watch(self, request_id: str, cancelled: Callable[[], object]) -> Callable[[], None]:
+    def watch(
+        self,
+        request_id: str,
+        cancelled: Callable[[], object],
+        followed: Callable[[], object] = lambda: None,
+    ) -> Callable[[], None]:
         """Call `cancelled` when the request is cancelled; see `Cancellations.watch`."""
-        self._store.watched.setdefault(request_id, []).append(cancelled)
+        watched = cancelled, followed
+        self._store.watched.setdefault(request_id, []).append(watched)
 
         def end() -> None:
             watching = self._store.watched.get(request_id, [])
-            if cancelled in watching:
-                watching.remove(cancelled)
+            if watched in watching:
+                watching.remove(watched)
 
         return end
 
@@ -150,7 +164,8 @@ class MemoryResultStore:
                 return Taken(self._claim_s, held.refusals)
             failures.add(held.claim.token)
         cancelled = request_id in self._store.cancelled
-        claim = Claim(request_id, next(self._store.tokens), cancelled, len(failures))
+        followed = self._clock() < self._store.leases.get(request_id, 0)
+        claim = Claim(request_id, next(self._store.tokens), cancelled, len(failures), followed)
         self._store.claims[request_id] = _ClaimEntry(self, claim)
         if held is not None and not held.claim.lost.done():
             held.claim.lost.set_result("taken over")
@@ -205,6 +220,10 @@ class MemoryResultStore:
     async def close(self) -> None:
         """Do nothing: the store has no connections."""
 
+    def live_log(self, *, max_bytes: int) -> MemoryLiveLog:
+        """Return the live logs with the same data; see `MemoryLiveLog`."""
+        return MemoryLiveLog(self, self._store, self._clock, max_bytes=max_bytes)
+
     def _publish(self, request_id: str, document: bytes) -> None:
         self._store.documents[request_id] = document, self._clock() + self._ttl_s
         self.published.append((request_id, document))
@@ -212,3 +231,76 @@ class MemoryResultStore:
     def _check(self) -> None:
         if self.down:
             raise ResultStoreError("results in memory: marked as down")
+
+
+class MemoryLiveLog:
+    """`LiveLog` and `LiveLogReader` on the data of a `MemoryResultStore`.
+
+    Args:
+        result_store: The result store. While it is `down`, all methods raise `ResultStoreError`.
+        store: Its data.
+        clock: Returns monotonic seconds.
+        max_bytes: The largest size of a live log, bytes. A record counts as 64 bytes and its data.
+    """
+
+    def __init__(
+        self, result_store: MemoryResultStore, store: _Store, clock: Callable[[], float], *, max_bytes: int
+    ) -> None:
+        self._result_store = result_store
+        self._store = store
+        self._clock = clock
+        self._max_bytes = max_bytes
+        self._changed = asyncio.Event()
+
+    async def append(self, claim: Claim, records: Sequence[Record]) -> Appended:
+        """Append records; see `LiveLog.append`."""
+        await self._result_store.ping()
+        request_id = claim.request_id
+        held = self._store.claims.get(request_id)
+        if held is not None and held.claim.token != claim.token:
+            return Appended.SUPERSEDED
+        log = self._store.logs[request_id]
+        log += records
+        while len(log) > 1 and sum(64 + len(record.data) for record in log) > self._max_bytes:
+            del log[0]
+            self._store.trimmed[request_id] += 1
+        self._changed.set()
+        is_followed = self._clock() < self._store.leases.get(request_id, 0)
+        return Appended.FOLLOWED if is_followed else Appended.UNFOLLOWED
+
+    async def read(self, request_id: str, after: str, wait_s: float) -> list[tuple[str, Record]]:
+        """Return records; see `LiveLogReader.read`. The position of record n is `n-0`."""
+        await self._result_store.ping()
+        self._changed.clear()
+        if not (found := self._records(request_id, after)):
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self._changed.wait()
+            except TimeoutError:
+                return []
+            found = self._records(request_id, after)
+        return found
+
+    async def follow(self, request_id: str) -> Holder | None:
+        """Renew the lease; see `LiveLogReader.follow`."""
+        await self._result_store.ping()
+        self._store.leases[request_id] = self._clock() + FOLLOWER_LEASE_S
+        held = self._store.claims.get(request_id)
+        if held is None or held.lapsed:
+            return None
+        watching = list(self._store.watched.get(request_id, []))
+        for _, followed in watching:
+            followed()
+        return Holder("memory", min(1, len(watching)))
+
+    async def result(self, request_id: str) -> bytes | None:
+        """Return the result document; see `LiveLogReader.result`."""
+        await self._result_store.ping()
+        return await self._result_store.stored(request_id)
+
+    def _records(self, request_id: str, after: str) -> list[tuple[str, Record]]:
+        trimmed = self._store.trimmed[request_id]
+        numbered = enumerate(self._store.logs[request_id], trimmed + 1)
+        return [
+            (f"{number}-0", record) for number, record in numbered if number > int(after.partition("-")[0])
+        ]

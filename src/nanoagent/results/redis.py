@@ -18,7 +18,7 @@ import structlog
 from nanoagent.host.background import Background, TaskName
 from nanoagent.host.shielding import unless_cancelled
 from nanoagent.model.errors import ResultStoreError
-from nanoagent.results import scripts
+from nanoagent.results import redis_live_log, scripts
 from nanoagent.results.base import Answered, Claim, Taken
 from nanoagent.results.cancellations import PING_S, RedisCancellations
 from nanoagent.results.connections import RedisConnections, pack
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 # Within this time after a write, `ping` does not write again. So `ping` costs no round trip while jobs run.
 _WRITE_VALID_S: Final = 1.0
 _PROBE_TTL_S: Final = 60
+_FOLLOW_REMEDY: Final = "use the ACL rule in docs/operations.md"
 _INDEX_REMEDY: Final = "use the ACL rule in docs/operations.md, or set JOB_INDEX_SIZE=0"
 
 _log = structlog.get_logger(__name__)
@@ -50,6 +51,7 @@ class RedisResultStore:
         background: Runs the task that renews claims.
 
     Attributes:
+        follow_refusal: Why this user may not listen to followers; None if it may. `verify` sets it.
         index_refusal: Why Redis refuses the commands for the index of jobs; None if it does not. `verify`
             sets it.
     """
@@ -66,6 +68,7 @@ class RedisResultStore:
         background: Background | None = None,
     ) -> None:
         self.index_refusal: str | None = None
+        self.follow_refusal: str | None = None
         self._server = server
         self._ttl_s = ttl_s
         self._claim_s = claim_s
@@ -90,7 +93,7 @@ class RedisResultStore:
         Raises:
             ResultStoreError: Redis failed.
         """
-        keys = (*_keys(request_id), f"cancel:{request_id}")
+        keys = (*_keys(request_id), f"cancel:{request_id}", redis_live_log.lease_key(request_id))
         described = about if self._indexed_jobs else b""
         arguments = (self._owner, self._claim_us, self._ttl_s, f"result:{request_id}", described)
         answers = asyncio.ensure_future(
@@ -108,8 +111,8 @@ class RedisResultStore:
         if verdict == b"taken":
             left_us, refusals = map(int, details.split())
             return Taken(left_us / 1_000_000, refusals)
-        token, cancelled, failures = map(int, details.split())
-        claim = Claim(request_id, token, cancelled=bool(cancelled), failures=failures)
+        token, cancelled, failures, followed = map(int, details.split())
+        claim = Claim(request_id, token, cancelled > 0, failures, followed > 0)
         self._written_at = time.monotonic()
         self._claims.add(claim)
         if self._renewal is None:
@@ -176,6 +179,7 @@ class RedisResultStore:
         PING is not enough. A cluster, a Sentinel, and a server without scripts answer PING. A server also
         answers PING for a user without permissions.
 
+        If the user may not listen to followers, no live output is stored.
         If only the commands for the index of jobs fail, the jobs run, but `nanoagent jobs` does not list
         them.
 
@@ -194,8 +198,19 @@ class RedisResultStore:
             kind = await self._server.diagnose(cause)
             raise RedisCallError(self._server.address, operation, kind, cause) from cause
         self.index_refusal = answer.decode(errors="replace") if isinstance(answer, bytes) else None
+        await self._verify_follow_channel()
         if self.index_refusal is not None:
             _log.warning("jobs not listed", reason=self.index_refusal, remedy=_INDEX_REMEDY)
+
+    async def _verify_follow_channel(self) -> None:
+        """Find out whether this user may listen to followers. Jobs run without that, too."""
+        channel = scripts.PROBE_CHANNELS[2]
+        self.follow_refusal = None
+        try:
+            await self._connections.ask("verify", ("SUBSCRIBE", channel), ("UNSUBSCRIBE", channel))
+        except ResultStoreError as exc:
+            self.follow_refusal = str(exc)
+            _log.warning("followers not noticed", reason=self.follow_refusal, remedy=_FOLLOW_REMEDY)
 
     async def ask(self, *command: str | bytes | int) -> Any:
         """Send one command, and return the reply. `nanoagent doctor` uses this method.
@@ -215,19 +230,35 @@ class RedisResultStore:
             await asyncio.wait(self._releases)
         await self._connections.close()
 
-    def cancellations(self, *, ping_s: float = PING_S) -> RedisCancellations:
+    def live_log(self, *, ttl_s: int, max_bytes: int) -> redis_live_log.RedisLiveLog:
+        """Return the live logs on the same server. Close this result store last.
+
+        Args:
+            ttl_s: How long a live log is kept, seconds.
+            max_bytes: See `RedisLiveLog`.
+        """
+        return redis_live_log.RedisLiveLog(self._connections, ttl_s=ttl_s, max_bytes=max_bytes)
+
+    def cancellations(self, *, ping_s: float = PING_S, hears_followers: bool = True) -> RedisCancellations:
         """Return the receiver of cancellations from the same server. Close it before this result store.
 
         Args:
             ping_s: See `RedisCancellations`.
+            hears_followers: Whether followers of jobs are noticed.
         """
 
         async def is_set(key: str) -> bool:
             (count,) = await self._connections.ask("look for a cancellation", ("EXISTS", key))
             return bool(count)
 
+        follow_channel = redis_live_log.follow_channel(self._owner)
         return RedisCancellations(
-            self._connections.new, pack, is_set, background=self._background, ping_s=ping_s
+            self._connections.new,
+            pack,
+            is_set,
+            lambda: follow_channel if hears_followers and self.follow_refusal is None else None,
+            background=self._background,
+            ping_s=ping_s,
         )
 
     # --- claims

@@ -73,7 +73,7 @@ LOST_TTL_S: Final = 3600
 
 CLAIM: Final = Script(
     f"""
--- KEYS: result, claim, failed attempts, cancellation.
+-- KEYS: result, claim, failed attempts, cancellation, lease of followers.
 -- ARGV: owner, length of the claim (us), time to keep the result (s), channel, description or empty
 local document = redis.call('GET', KEYS[1])
 if document then
@@ -110,12 +110,13 @@ if held[1] then
   redis.call('HDEL', KEYS[2], 'refusals')
 end
 redis.call('EXPIRE', KEYS[2], {CLAIM_TTL_S})
-return string.format('claimed %s %d %d', token, redis.call('EXISTS', KEYS[4]), redis.call('SCARD', KEYS[3]))
+local cancelled, followed = redis.call('EXISTS', KEYS[4]), redis.call('EXISTS', KEYS[5])
+return string.format('claimed %s %d %d %d', token, cancelled, redis.call('SCARD', KEYS[3]), followed)
 """
 )
 """Claim a request. Returns one string, because the client parses a string faster than an array:
 
-* `claimed TOKEN CANCELLED FAILURES`: the claim is granted.
+* `claimed TOKEN CANCELLED FAILURES FOLLOWED`: the claim is granted.
 * `taken MICROSECONDS REFUSALS`: another process has the claim, for so long.
 * `answered RESULT`: the request has a result, which is published again.
 """
@@ -224,6 +225,40 @@ return 1
 )
 """Remove old entries of the index of jobs, and claimed requests that no worker has renewed for long."""
 
+APPEND: Final = Script(
+    """
+-- KEYS: live log, claim, lease of followers.
+-- ARGV: token, time to keep the live log (s), largest size (bytes), then for each record: kind, attempt,
+-- position, bytes of the stream that the data stands for or -1, data
+local held = redis.call('HGET', KEYS[2], 'token')
+if held and held ~= ARGV[1] then
+  return -1
+end
+local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
+local bytes = last and tonumber(last[2][2]) or 0
+for i = 4, #ARGV, 5 do
+  bytes = bytes + 64 + #ARGV[i + 4] -- 64: a record without its data
+  redis.call('XADD', KEYS[1], '*', 'bytes', string.format('%.0f', bytes), 'kind', ARGV[i],
+    'attempt', ARGV[i + 1], 'position', ARGV[i + 2], 'printed', ARGV[i + 3], 'data', ARGV[i + 4])
+end
+local left = bytes
+while left > tonumber(ARGV[3]) do
+  local first = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1]
+  left = bytes - tonumber(first[2][2])
+  if left <= 0 then
+    break
+  end
+  redis.call('XDEL', KEYS[1], first[1])
+end
+redis.call('EXPIRE', KEYS[1], ARGV[2])
+return redis.call('EXISTS', KEYS[3])
+"""
+)
+"""Append records to a live log. Each record has the bytes of all records up to it, also of deleted ones.
+
+Returns 1 if somebody follows the job, otherwise 0; -1 if another worker has claimed the request.
+"""
+
 PROBE_KEYS: Final = (
     *("job:~probe", "nanoagent:claim:~probe", "nanoagent:failed:~probe", "cancel:~probe"),
     *(f"{INDEX_KEY}:~probe", f"{RUNNING_KEY}:~probe"),
@@ -231,12 +266,12 @@ PROBE_KEYS: Final = (
 """The keys of a request that cannot exist, because a requestId has no tilde. A cluster refuses the probe,
 because the keys are in several of its slots."""
 
-PROBE_CHANNELS: Final = ("result:~probe", "cancel:~probe")
-"""The channels of the result and of the cancellation of this request."""
+PROBE_CHANNELS: Final = ("result:~probe", "cancel:~probe", "nanoagent:follow:~probe")
+"""The channels of the result and of the cancellation of this request, and one of a worker for followers."""
 
 PROBE: Final = Script(
     """
--- KEYS: as in CLAIM; then an index, and a set of claimed requests.
+-- KEYS: as in RELEASE, and a cancellation; then an index, and a set of claimed requests.
 -- ARGV: channel, 1 if there is an index.
 -- DEL and EXPIRE come before the first write: if a later command is refused, no key is left for long.
 redis.call('EXPIRE', KEYS[1], 1)

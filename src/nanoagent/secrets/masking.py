@@ -65,6 +65,10 @@ class Mask:
         """Return a receiver of output in pieces, which passes it on without the values."""
         return LiveMask(self._patterns, forward)
 
+    def positioned(self, forward: Callable[[bytes, int, bytes, int], None]) -> PositionedMask:
+        """Return a receiver of output in pieces with positions, which passes it on without the values."""
+        return PositionedMask(self._patterns, forward)
+
     def _hide(self, text: str) -> tuple[str, bytes]:
         data = text.encode(errors="surrogateescape")
         spans = self._spans(data)
@@ -107,6 +111,18 @@ class LiveMask:
         for stream in list(self._held):
             self._take(stream, b"", is_last=True)
 
+    def flush_stream(self, stream: bytes) -> None:
+        """Pass on the output of a stream that was held back."""
+        self._take(stream, b"", is_last=True)
+
+    def held_bytes(self, stream: bytes) -> int:
+        """Return the number of bytes of a stream that are held back."""
+        return len(self._held[stream].data) if stream in self._held else 0
+
+    def forget(self, stream: bytes) -> int:
+        """Drop the bytes of a stream that are held back; return their number."""
+        return len(self._held.pop(stream, _NOTHING).data)
+
     def _take(self, stream: bytes, piece: bytes, *, is_last: bool) -> None:
         held = self._held.pop(stream, _NOTHING)
         data = held.data + piece
@@ -126,6 +142,83 @@ class LiveMask:
             self._held[stream] = _Held(data[until:], max(0, hidden_until - until))
         if passed:
             self._forward(stream, bytes(passed))
+
+
+class PositionedMask:
+    """Hides values in pieces that have positions, and between which output may be missing.
+
+    A value may be cut off where output is missing. Bytes there that may be its beginning or its end are
+    hidden, too. Therefore the output after a gap is held back until it is as long as the longest value.
+
+    Args:
+        patterns: The bytes to hide.
+        forward: Called with the name of the stream, the number of its bytes before the piece, the piece, and
+            the number of bytes of the stream that the piece stands for.
+    """
+
+    def __init__(self, patterns: list[bytes], forward: Callable[[bytes, int, bytes, int], None]) -> None:
+        self._reversed = [pattern[::-1] for pattern in patterns]
+        self._longest = max(map(len, patterns), default=0)
+        self._forward = forward
+        self._mask = LiveMask(patterns, self._note)
+        self._masked = b""
+        self._passed: dict[bytes, int] = {}  # the number of bytes of each stream that were passed on
+        self._ends: dict[bytes, int] = {}  # and that have arrived
+        self._after_gap: dict[bytes, bytearray] = {}
+
+    def __call__(self, stream: bytes, position: int, piece: bytes) -> None:
+        """Take a piece of the output of a stream."""
+        if position != self._ends.get(stream, 0):
+            self._skip(stream, position)
+        self._ends[stream] = position + len(piece)
+        waiting = self._after_gap.get(stream)
+        if waiting is None:
+            self._take(stream, piece)
+            return
+        waiting += piece
+        if len(waiting) >= self._longest:
+            self._end_gap(stream)
+
+    def flush(self) -> None:
+        """Pass on the output that was held back, because no more will come."""
+        for stream in list(self._after_gap):
+            self._end_gap(stream)
+        for stream in list(self._ends):
+            self._mask.flush_stream(stream)
+            self._pass_on(stream)
+
+    def _skip(self, stream: bytes, position: int) -> None:
+        """Begin a gap: output up to the position is missing."""
+        if stream in self._after_gap:
+            self._end_gap(stream)
+        if held_bytes := self._mask.forget(stream):
+            self._forward(stream, self._passed.get(stream, 0), _HIDDEN_BYTES, held_bytes)
+        self._passed[stream] = position
+        self._after_gap[stream] = bytearray()
+
+    def _end_gap(self, stream: bytes) -> None:
+        data = bytes(self._after_gap.pop(stream))
+        ended = _longest_begun(data[::-1], self._reversed)
+        if ended:
+            self._forward(stream, self._passed[stream], _HIDDEN_BYTES, ended)
+            self._passed[stream] += ended
+        self._take(stream, data[ended:])
+
+    def _take(self, stream: bytes, piece: bytes) -> None:
+        self._mask(stream, piece)
+        self._pass_on(stream)
+
+    def _note(self, _: bytes, masked: bytes) -> None:
+        self._masked = masked
+
+    def _pass_on(self, stream: bytes) -> None:
+        """Pass on what the mask has let through, with the number of bytes that it stands for."""
+        passed = self._passed.get(stream, 0)
+        printed = self._ends[stream] - self._mask.held_bytes(stream) - passed
+        masked, self._masked = self._masked, b""
+        if printed > 0 and masked:
+            self._passed[stream] = passed + printed
+            self._forward(stream, passed, masked, printed)
 
 
 class _Held:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 from nanoagent.model.errors import ContainerError, DamagedCode, ProtocolError
 from nanoagent.supervisor import wire
@@ -38,8 +38,24 @@ _PREPARE_TIMEOUT_S: Final = 120.0  # for copying the largest code with the small
 _EXIT_MARGIN_S: Final = 15.0
 
 
-OnOutput: TypeAlias = "Callable[[bytes, bytes], None]"
-"""Takes `wire.STDOUT` or `wire.STDERR`, and new output of that stream."""
+FromSupervisor: TypeAlias = "Callable[[bytes, int, bytes], None]"
+"""Takes `wire.STDOUT` or `wire.STDERR`, the number of bytes of that stream before, and output of it."""
+
+
+class OnOutput(Protocol):
+    """Receives the output of a run."""
+
+    def __call__(self, stream: bytes, position: int, output: bytes, printed: int | None = None, /) -> None:
+        """Take a piece of output.
+
+        Args:
+            stream: `wire.STDOUT` or `wire.STDERR`.
+            position: The number of bytes of the stream before it.
+            output: The output.
+            printed: The number of bytes of the stream that it stands for; None: as many as it has. They
+                differ if secrets are hidden.
+        """
+        ...
 
 
 class Overdue(ContainerError):  # noqa: N818 - a state of the run; `container.judgment` decides its meaning
@@ -175,12 +191,19 @@ class Session:
         """End the running program now. `wait_exit` then returns a report with `ExitFlag.KILLED`."""
         self._send(wire.KILL)
 
-    async def wait_exit(self, request: wire.RunRequest, on_output: OnOutput | None = None) -> wire.ExitReport:
+    def follow(self, is_on: bool) -> None:  # noqa: FBT001 - as in the frame
+        """Let the supervisor send the output of the running program, or stop that. See `LiveMode.LIMITED`."""
+        self._send(wire.FOLLOW, bytes([is_on]))
+
+    async def wait_exit(
+        self, request: wire.RunRequest, on_output: FromSupervisor | None = None
+    ) -> wire.ExitReport:
         """Wait for the end of the program.
 
         Args:
             request: The request of the run.
-            on_output: Called with each piece of output while the program runs, if the request has `live`.
+            on_output: Called with each piece of output that arrives while the program runs. Raises
+                `ProtocolError` if no output was requested. None if none was.
 
         Raises:
             Overdue: It did not end within its time limit, the grace period and a margin.
@@ -190,7 +213,7 @@ class Session:
         limit_s = (request.timeout_ms + request.grace_ms) / 1000 + _EXIT_MARGIN_S
         try:
             kind, payload = await self._stream.receive(limit_s)
-            if request.live and on_output is not None:
+            if kind == wire.LIVE and on_output is not None:
                 kind, payload = await self._pass_on_output((kind, payload), limit_s, on_output)
         except TimeoutError as exc:
             raise Overdue(f"the supervisor did not end the run within {limit_s:.0f} s") from exc
@@ -203,7 +226,7 @@ class Session:
             )
         return report
 
-    async def _pass_on_output(self, frame: Frame, limit_s: float, on_output: OnOutput) -> Frame:
+    async def _pass_on_output(self, frame: Frame, limit_s: float, on_output: FromSupervisor) -> Frame:
         """Pass the output of LIVE frames on, and return the first frame of another type.
 
         Args:

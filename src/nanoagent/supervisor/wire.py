@@ -20,19 +20,20 @@ if TYPE_CHECKING:
 
     from nanoagent.network.listening_sockets import ListeningAddress
 
-PROTOCOL_VERSION: Final = 9
+PROTOCOL_VERSION: Final = 10
 
 # Frames from the worker to the supervisor.
 CONFIGURE: Final = b"C"  # the configuration; sent once
 PREPARE: Final = b"P"  # copy the code, and prepare the next run
 RUN: Final = b"R"  # start a run
 KILL: Final = b"K"  # end the run now
+FOLLOW: Final = b"W"  # send the output of the running program from now on, or stop sending it
 
 # Frames from the supervisor to the worker.
 HELLO: Final = b"H"  # the version of the protocol
 LEVEL: Final = b"L"  # the highest possible isolation level
 READY: Final = b"Y"  # a preparation has ended
-LIVE: Final = b"V"  # new output of the running program, if the request has `live`
+LIVE: Final = b"V"  # output of the running program, if the worker has asked for it
 EXIT: Final = b"X"  # the program has ended
 STDOUT: Final = b"O"  # captured standard output: the head, then the tail
 STDERR: Final = b"E"  # captured standard error: the head, then the tail
@@ -52,7 +53,8 @@ _CONFIGURATION: Final = struct.Struct("<BQIQQB")
 _READY: Final = struct.Struct("<IIQB")
 _EXIT: Final = struct.Struct("<IIQQQQQIIII")
 _FILE: Final = struct.Struct("<Q")
-_RUN: Final = struct.Struct("<IIIQIIQQIIIBB")
+_LIVE: Final = struct.Struct("<cQ")
+_RUN: Final = struct.Struct("<IIIQIIQQIIIBBI")
 
 _LIMITS_CHANGED: Final = 1  # a flag of PREPARE
 _REUSE: Final = 2  # a flag of PREPARE
@@ -97,6 +99,14 @@ class ExitFlag(IntFlag):
 
 
 _EXIT_FLAGS: Final = sum(ExitFlag)
+
+
+class LiveMode(IntEnum):
+    """Whether the output of a run is sent while the program runs, in addition to the output at the end."""
+
+    OFF = 0
+    LOSSLESS = 1  # all of it: the program waits while the worker does not receive
+    LIMITED = 2  # at most `live_bytes_per_s`: the rest is skipped, and the program never waits
 
 
 class ImportsState(IntEnum):
@@ -260,8 +270,8 @@ class RunRequest:
         output_max_file_bytes: The most bytes of each file from /output.
         output_max_total_bytes: The most bytes of all files from /output together.
         prepare_next: Whether to prepare another run of the same code afterwards.
-        live: Whether to send the output while the program runs, in addition to the output at the end. The
-            program waits while the worker does not receive.
+        live: Whether to send the output while the program runs.
+        live_bytes_per_s: The limit of `LiveMode.LIMITED`, also if the output is requested during the run.
     """
 
     arguments: Sequence[str]
@@ -276,7 +286,8 @@ class RunRequest:
     output_max_file_bytes: int
     output_max_total_bytes: int
     prepare_next: bool
-    live: bool = False
+    live: LiveMode = LiveMode.OFF
+    live_bytes_per_s: int = 0
 
     def encode(self) -> bytes:
         """Return the payload of a RUN frame."""
@@ -297,6 +308,7 @@ class RunRequest:
                     len(self.payload),
                     self.prepare_next,
                     self.live,
+                    self.live_bytes_per_s,
                 ),
                 "\0".join(strings).encode(errors="surrogateescape"),
                 self.payload,
@@ -392,12 +404,18 @@ def decode_ready(payload: bytes) -> ReadyReport:
         raise ProtocolError(f"the supervisor reported the unknown state {imports} of imports") from None
 
 
-def decode_live(payload: bytes) -> tuple[bytes, bytes]:
-    """Decode the payload of LIVE: `STDOUT` or `STDERR`, and the output."""
-    stream, output = payload[:1], payload[1:]
-    if stream not in {STDOUT, STDERR} or not output:
-        raise ProtocolError("the supervisor sent output of an unknown stream, or no output")
-    return stream, output
+def decode_live(payload: bytes) -> tuple[bytes, int, bytes]:
+    """Decode the payload of LIVE.
+
+    Returns:
+        `STDOUT` or `STDERR`; the number of bytes of the stream before this output; the output.
+    """
+    if len(payload) <= _LIVE.size:
+        raise ProtocolError("the supervisor sent no output")
+    stream, position = _LIVE.unpack_from(payload)
+    if stream not in {STDOUT, STDERR} or position > _MAX_NUMBER:
+        raise ProtocolError("the supervisor sent output of an unknown stream, or with an invalid position")
+    return stream, position, payload[_LIVE.size :]
 
 
 def decode_exit(payload: bytes) -> ExitReport:

@@ -3,7 +3,7 @@
 * `assembly`: builds the worker. Read this module first: it shows the order of the start.
 * `telemetry`: metrics, health, background tasks and CloudWatch.
 * `interruption`: waits for EC2's interruption notices, and drains the worker.
-* `services`: the queue, the buckets, Redis and the spool.
+* `services`: the queue, the buckets, Redis and the spool. `redis_address`: the address of Redis.
 * `runs`: the parts that run code: caches, pool, admission, network, executor.
 * `containers`: Docker, the images, the isolation level and the pool.
 * `code`: the caches of code and programs, and their folders.

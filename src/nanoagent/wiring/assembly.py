@@ -62,6 +62,7 @@ async def assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
             broker=broker,
             result_store=results.store,
             cancellations=results.cancellations,
+            live_logs=results.live_logs,
             spool=results.spool,
             executor=new_executor(settings, runs, outputs, telemetry, secrets),
             outputs=outputs,

@@ -9,7 +9,6 @@ from nanoagent.aws.clients import AwsClients
 from nanoagent.broker.sqs import SqsBroker
 from nanoagent.common.units import MIB
 from nanoagent.results.redis import RedisResultStore
-from nanoagent.results.server import RedisServer, Tls
 from nanoagent.results.spool import Spool
 from nanoagent.secrets.aws import AwsSecretStore
 from nanoagent.secrets.cache import SecretCache
@@ -17,6 +16,8 @@ from nanoagent.secrets.resolver import SecretResolver
 from nanoagent.storage.default_buckets import DefaultBuckets
 from nanoagent.storage.resilient import ResilientStore
 from nanoagent.storage.s3 import S3Store
+from nanoagent.wiring.redis_address import redis_server
+from nanoagent.worker.live_logs import LiveLogs, Policy
 
 if TYPE_CHECKING:
     from contextlib import AsyncExitStack
@@ -107,19 +108,6 @@ async def open_broker(
     )
 
 
-def redis_server(settings: Settings) -> RedisServer:
-    """Return the address of Redis, and the credentials for it."""
-    tls = Tls(settings.redis_tls_ca_file, settings.redis_tls_cert_file, settings.redis_tls_key_file)
-    return RedisServer(
-        host=settings.redis_host,
-        port=settings.redis_port,
-        db=settings.redis_db,
-        username=settings.redis_username,
-        password=settings.redis_password,
-        tls=tls if settings.redis_tls else None,
-    )
-
-
 def redis_result_store(settings: Settings, background: Background | None = None) -> RedisResultStore:
     """Make the result store. The caller closes it."""
     return RedisResultStore(
@@ -141,24 +129,36 @@ class Results:
     Attributes:
         store: Redis.
         cancellations: The cancellations that senders publish on Redis.
+        live_logs: The output of jobs that somebody follows.
         spool: The results that wait on disk while Redis is unavailable.
     """
 
     store: RedisResultStore
     cancellations: RedisCancellations
+    live_logs: LiveLogs
     spool: Spool
 
 
 async def open_results(settings: Settings, telemetry: Telemetry, opened: AsyncExitStack) -> Results:
-    """Open the result store, the cancellations and the spool."""
+    """Open the result store, the cancellations, the live logs and the spool."""
     store = redis_result_store(settings, telemetry.background)
     opened.push_async_callback(store.close)
-    cancellations = store.cancellations()
+    cancellations = store.cancellations(hears_followers=settings.live_logs != "off")
     opened.push_async_callback(cancellations.close)
+    live_log = store.live_log(ttl_s=settings.live_logs_ttl_seconds, max_bytes=settings.live_logs_max_bytes)
+    policy = Policy(
+        is_on=settings.live_logs != "off",
+        is_always=settings.live_logs == "always",
+        bytes_per_s=settings.live_logs_bytes_per_second,
+        max_jobs=settings.live_logs_max_jobs,
+        worker_id=settings.worker_id,
+    )
+    live_logs = LiveLogs(live_log, policy, telemetry.background)
+    opened.push_async_callback(live_logs.close)
     # The spool is next to the caches, because it must outlive the worker, the worker's folder, and a reboot,
     # which empties /tmp.
     folder, max_bytes = settings.code_cache_dir / "results", settings.result_spool_mb * MIB
     spool = Spool(folder, store, max_bytes, telemetry.metrics.worker.spooled, telemetry.background)
     await spool.open()
     opened.push_async_callback(spool.close)
-    return Results(store, cancellations, spool)
+    return Results(store, cancellations, live_logs, spool)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from nanoagent.model.result import Result
     from nanoagent.results.base import Claim
     from nanoagent.worker.endings import Ending
+    from nanoagent.worker.live_logs import FollowedAttempt
     from nanoagent.worker.shared import Shared
     from nanoagent.worker.state import DeliveryState
 
@@ -56,6 +57,7 @@ class Answer:
         self._parts = shared.parts
         self._begun_at = time.perf_counter()
         self._is_cancelled = False  # whether the sender has cancelled the job
+        self._live_log: FollowedAttempt | None = None  # None until somebody follows the job
 
     async def to(self, asked: Job | InvalidJob) -> Ending | None:
         """Wait for this worker's other deliveries of the same request; then claim the request and answer it.
@@ -187,16 +189,24 @@ class Answer:
         )
         if claim.cancelled:
             return executor.cancelled(attempt)
-        end_watch = self._parts.cancellations.watch(job.request_id, lambda: self._cancel(attempt))
+        if claim.followed or self._parts.live_logs.is_always:
+            self._follow(claim, attempt)
+        end_watch = self._parts.cancellations.watch(
+            job.request_id, lambda: self._cancel(attempt), lambda: self._follow(claim, attempt)
+        )
+        result = None
         try:
             self._check_isolation(job.runtime)
-            return await executor.execute(attempt)
+            result = await executor.execute(attempt)
         except (asyncio.CancelledError, PlatformError, ReturnToQueue, Superseded):
             if not self._is_cancelled or self._state.is_lost:
                 raise
-            return executor.cancelled(attempt)
+            result = executor.cancelled(attempt)
         finally:
             end_watch()
+            if self._live_log is not None:
+                self._live_log.end(result)
+        return result
 
     def _check_isolation(self, runtime: Runtime) -> None:
         """Check that this worker takes jobs of the runtime, because the isolation checks of the runtime pass.
@@ -208,6 +218,14 @@ class Answer:
             takes_others = any(self._parts.blocked(other) is None for other in Runtime)
             reason = ReturnReason.RUNTIME_BLOCKED if takes_others else ReturnReason.NO_RUNTIME
             raise ReturnToQueue(f"no {runtime} jobs are taken here: {problem}", reason=reason)
+
+    def _follow(self, claim: Claim, attempt: Attempt) -> None:
+        """Store the output of the job while it runs, because somebody follows it."""
+        if self._live_log is None:
+            if not self._parts.live_logs.policy.is_on:
+                return
+            self._live_log = self._parts.live_logs.open(claim, attempt)
+        self._live_log.follow()
 
     def _cancel(self, attempt: Attempt) -> None:
         """Stop the job because its sender has cancelled it.

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from nanoagent.telemetry.cloudwatch import PeakMemoryReporter
     from nanoagent.telemetry.metrics import Metrics
     from nanoagent.telemetry.status import Health
+    from nanoagent.worker.live_logs import LiveLogs
     from nanoagent.worker.readiness import ReadinessCheck
 
 
@@ -40,6 +41,7 @@ class WorkerParts:
     broker: Broker
     result_store: ResultStore
     cancellations: Cancellations
+    live_logs: LiveLogs
     spool: Spool
     executor: Executor
     outputs: OutputUploader

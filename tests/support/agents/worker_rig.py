@@ -18,6 +18,7 @@ from nanoagent.results.spool import Spool
 from nanoagent.storage.folder import FolderStore
 from nanoagent.telemetry.metrics import Metrics
 from nanoagent.telemetry.status import Health
+from nanoagent.worker.live_logs import LiveLogs, Policy
 from nanoagent.worker.parts import WorkerParts
 from nanoagent.worker.worker import Worker
 from support.doubles.fakes import DEADLINE_S, FakePool, Journal, ScriptedExecutor, finished, make_settings
@@ -173,11 +174,21 @@ class Rig:
         self.health = Health()
         self.cloudwatch = Reporter()
         self.blocked: dict[Runtime, str] = {}
+        self.live_log = self.result_store.live_log(max_bytes=self.settings.live_logs_max_bytes)
+        policy = Policy(
+            is_on=True,
+            is_always=False,
+            bytes_per_s=self.settings.live_logs_bytes_per_second,
+            max_jobs=self.settings.live_logs_max_jobs,
+            worker_id=self.settings.worker_id,
+        )
+        self.live_logs = LiveLogs(self.live_log, policy)
         parts = WorkerParts(
             settings=self.settings,
             broker=self.broker,
             result_store=self.result_store,
             cancellations=self.result_store,
+            live_logs=self.live_logs,
             spool=self.spool,
             executor=cast("Executor", self.executor),
             outputs=OutputUploader(FolderStore(folder), self.settings, self.metrics),

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 _READY = struct.Struct("<IIQB")
 _EXIT = struct.Struct("<IIQQQQQIIII")
-_RUN_FIXED_BYTES = 58  # struct run_request of wire.h; its last bytes are prepare_next and live
+_RUN_FIXED_BYTES = (
+    62  # struct run_request of wire.h; its last bytes are prepare_next, live and live_bytes_per_s
+)
 
 
 def hello(version: int = wire.PROTOCOL_VERSION) -> bytes:
@@ -68,8 +70,8 @@ def refused(path: bytes, reason: int = 1) -> bytes:
     return wire.frame(wire.REFUSED, bytes([reason]) + path)
 
 
-def live(stream: bytes, output: bytes) -> bytes:
-    return wire.frame(wire.LIVE, stream + output)
+def live(stream: bytes, output: bytes, position: int = 0) -> bytes:
+    return wire.frame(wire.LIVE, stream + struct.pack("<Q", position) + output)
 
 
 def done(*, clean: bool = True) -> bytes:
@@ -124,7 +126,7 @@ class FakeSupervisor:
             self._writer.write(self._script.on_prepare)
         elif kind == wire.RUN:
             self._writer.write(self._script.on_run)
-            if payload[_RUN_FIXED_BYTES - 2]:
+            if payload[_RUN_FIXED_BYTES - 6]:
                 self._writer.write(self._script.on_prepare)
 
     def die(self) -> None:

@@ -157,12 +157,16 @@ class Yard:
         network: AbstractAsyncContextManager[None] | None = None,
         on_output: OnOutput | None = None,
         mask: Mask | None = None,
+        control: RunControl | None = None,
         **changes: Any,
     ) -> Ran:
-        """Run a function in an acquired container, with a network, a reader of live output, and secrets."""
+        """Run a function in an acquired container, with a network, a reader of live output, and secrets.
+
+        `control` replaces the control of the run, which `on_output` gives it otherwise.
+        """
         fields = {"arguments": RECIPES[function.runtime].arguments, "prepare_next": acquired.reuse} | changes
         request = request_for(said.encode(), **fields)
-        control = RunControl(on_output)
+        control = control or RunControl(live=request.live, on_output=on_output)
         if mask is not None:
             control.hide_secrets(mask)
         ended = await execution.execute(acquired, request, self._spool(), control, network)

@@ -6,6 +6,7 @@ import base64
 import itertools
 import json
 import re
+from typing import Any
 from urllib.parse import quote, quote_plus
 
 import pytest
@@ -177,13 +178,64 @@ def test_both_streams_and_the_names_of_refused_files_are_masked():
 
 
 def test_a_run_that_is_followed_gets_masked_output():
-    passed: list[bytes] = []
-    control = RunControl(on_output=lambda _, piece: passed.append(piece))
+    passed: list[tuple[Any, ...]] = []
+    control = RunControl(on_output=lambda *piece: passed.append(piece))
     control.hide_secrets(Mask(["hunter22"]))
-    assert control.on_output is not None
-    control.on_output(OUT, b"a hunter22 hun")
+    control.take_output(OUT, 0, b"a hunter22 hun")
     control.finish_output()
-    assert passed == [b"a *** ", b"hun"]
+    assert passed == [(OUT, 0, b"a *** ", 11), (OUT, 11, b"hun", 3)]
+
+
+def test_a_run_that_is_followed_from_its_middle_gets_masked_output():
+    passed: list[tuple[Any, ...]] = []
+    control = RunControl()
+    control.hide_secrets(Mask(["hunter22"]))
+    control.follow(lambda *piece: passed.append(piece))
+    control.take_output(OUT, 0, b"a hunter22")
+    assert passed == [(OUT, 0, b"a ***", 10)]
+
+
+@pytest.mark.parametrize("cut", range(1, 8))
+def test_parts_of_a_value_are_hidden_where_output_is_missing(cut: int):
+    value = b"hunter22"
+    passed: list[tuple[Any, ...]] = []
+    mask = Mask([value.decode()]).positioned(lambda *piece: passed.append(piece))
+    mask(OUT, 0, b"a " + value[:cut])
+    mask(OUT, 50, value[cut:][:1])  # the output after a gap may arrive in small pieces
+    mask(OUT, 51, value[cut:][1:] + b" bcdefghi")
+    mask.flush()
+    rest = 8 - cut
+    assert passed == [
+        (OUT, 0, b"a ", 2),
+        (OUT, 2, b"***", cut),
+        (OUT, 50, b"***", rest),
+        (OUT, 50 + rest, b" bcdefghi", 9),
+    ]
+
+
+@given(
+    text=st.text(alphabet="hunter2 ", max_size=60),
+    cuts=st.lists(st.integers(0, 60), max_size=8),
+    missing=st.sets(st.integers(0, 8)),
+)
+def test_pieces_with_gaps_are_in_order_and_have_no_value(text: str, cuts: list[int], missing: set[int]):
+    value = "hunter22"
+    data = f"{text}{value}{text}{value}".encode()
+    edges = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
+    passed: list[tuple[Any, ...]] = []
+    mask = Mask([value]).positioned(lambda *piece: passed.append(piece))
+    for number, (start, end) in enumerate(itertools.pairwise(edges)):
+        if start < end and number not in missing:
+            mask(OUT, start, data[start:end])
+    mask.flush()
+    at = 0
+    for _, position, piece, printed in passed:
+        assert position >= at
+        at = position + printed
+        assert value.encode() not in piece
+        if b"***" not in piece:
+            assert piece == data[position : position + printed]
+    assert at <= len(data)
 
 
 def test_a_run_that_nobody_follows_has_no_receiver():

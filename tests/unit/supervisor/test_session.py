@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from nanoagent.container.execution import RunControl
 from nanoagent.model.errors import ContainerError, ProtocolError
 from nanoagent.supervisor import gap, output, wire
 from nanoagent.supervisor import session as session_module
@@ -19,6 +20,7 @@ from nanoagent.supervisor.exit_status import exit_code_of, signal_of
 from nanoagent.supervisor.output import Captured, Collected, captured
 from nanoagent.supervisor.session import Overdue, Session
 from nanoagent.supervisor.stream import Disconnected
+from nanoagent.supervisor.wire import LiveMode
 from support.doubles import fake_supervisor as says
 from support.doubles.fake_supervisor import Writer, talk
 from support.doubles.fakes import make_settings
@@ -370,29 +372,39 @@ async def test_after_a_run_that_has_a_next_readiness_is_awaited(tmp_path):
 
 
 async def test_live_output_is_passed_on_in_order_before_the_end_of_the_run():
-    pieces = [(wire.STDOUT, b"a"), (wire.STDERR, b"b"), (wire.STDOUT, b"c")]
-    session = talk(b"".join(says.live(*piece) for piece in pieces) + says.exited())
-    request, seen = request_for(b"", live=True), []
+    pieces = [(wire.STDOUT, 0, b"a"), (wire.STDERR, 0, b"b"), (wire.STDOUT, 7, b"c")]
+    session = talk(b"".join(says.live(name, text, at) for name, at, text in pieces) + says.exited())
+    request, seen = request_for(b"", live=LiveMode.LIMITED), []
     await session.start(request)
     await session.wait_exit(request, lambda *piece: seen.append(piece))
     assert seen == pieces
 
 
-@pytest.mark.parametrize("frame", [says.live(b"X", b"a"), says.live(wire.STDOUT, b""), wire.frame(wire.LIVE)])
-async def test_live_output_without_a_known_stream_or_without_output_is_refused(frame):
-    request = request_for(b"", live=True)
-    with pytest.raises(ProtocolError, match="unknown stream, or no output"):
+@pytest.mark.parametrize(
+    "frame",
+    [
+        says.live(b"X", b"a"),
+        says.live(wire.STDOUT, b"a", 1 << 60),
+        says.live(wire.STDOUT, b""),
+        wire.frame(wire.LIVE),
+    ],
+)
+async def test_live_output_without_a_known_stream_position_or_output_is_refused(frame):
+    request = request_for(b"", live=LiveMode.LIMITED)
+    with pytest.raises(ProtocolError, match=r"the supervisor sent (no output|output of an unknown stream)"):
         await talk(frame).wait_exit(request, lambda *_: None)
 
 
 async def test_live_output_that_was_not_requested_is_refused():
     with pytest.raises(ProtocolError, match="expected the end of the run"):
-        await talk(says.live(wire.STDOUT, b"a")).wait_exit(REQUEST, lambda *_: None)
+        await talk(says.live(wire.STDOUT, b"a")).wait_exit(REQUEST)
+    with pytest.raises(ProtocolError, match="not requested"):
+        await talk(says.live(wire.STDOUT, b"a")).wait_exit(REQUEST, RunControl().take_output)
 
 
 async def test_live_output_without_end_is_overdue(monkeypatch):
     monkeypatch.setattr(session_module, "_EXIT_MARGIN_S", 0.0)
-    request = request_for(b"", live=True, timeout_ms=1, grace_ms=1)
+    request = request_for(b"", live=LiveMode.LIMITED, timeout_ms=1, grace_ms=1)
     session = talk(says.live(wire.STDOUT, b"a") * 2, hangs_up=False)
     with pytest.raises(Overdue):
         await session.wait_exit(request, lambda *_: time.sleep(0.01))

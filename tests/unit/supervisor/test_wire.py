@@ -13,7 +13,7 @@ from nanoagent.supervisor import wire
 from support.sandboxes.containers import request_for
 
 UNHURRIED = settings(deadline=None)  # the machine is shared
-RUN_HEADER = struct.Struct("<IIIQIIQQIIIBB")  # struct run_request of src/nanosupervisor/wire.h
+RUN_HEADER = struct.Struct("<IIIQIIQQIIIBBI")  # struct run_request of src/nanosupervisor/wire.h
 
 
 def taken(*pieces: bytes) -> list[tuple[bytes, bytes]]:
@@ -137,7 +137,13 @@ names = texts.filter(lambda name: "=" not in name)
     arguments=st.lists(texts, min_size=1, max_size=4),
     environment=st.dictionaries(names, texts, max_size=4),
     payload=st.binary(max_size=50),
-    flags=st.fixed_dictionaries({"prepare_next": st.booleans(), "live": st.booleans()}),
+    flags=st.fixed_dictionaries(
+        {
+            "prepare_next": st.booleans(),
+            "live": st.sampled_from(wire.LiveMode),
+            "live_bytes_per_s": st.just(9),
+        }
+    ),
 )
 def test_a_request_is_laid_out_as_the_supervisor_reads_it(arguments, environment, payload, flags):
     request = request_for(payload, arguments=arguments, environment=environment, timeout_ms=7, **flags)
@@ -147,7 +153,7 @@ def test_a_request_is_laid_out_as_the_supervisor_reads_it(arguments, environment
     assert fields == (
         *(7, request.grace_ms, request.capture_bytes, request.file_size_bytes, request.open_files),
         *(request.output_max_files, request.output_max_file_bytes, request.output_max_total_bytes),
-        *(len(arguments), len(environment), len(payload), flags["prepare_next"], flags["live"]),
+        *(len(arguments), len(environment), len(payload), flags["prepare_next"], flags["live"], 9),
     )
     strings = [*arguments, *(f"{name}={value}" for name, value in environment.items())]
     assert rest == b"".join(string.encode() + b"\0" for string in strings) + payload

@@ -22,16 +22,19 @@ from nanoagent.aws.interruption import InterruptionNotice
 from nanoagent.broker.sqs import SqsBroker
 from nanoagent.code.code_cache import CodeTree
 from nanoagent.common.backoff import Backoff
+from nanoagent.common.units import MIB
 from nanoagent.container import engine_watch, retirement
 from nanoagent.container.policy import GENERIC_MEMORY_MB, Binding
 from nanoagent.container.pool import Pool
 from nanoagent.host import untrusted_fds
 from nanoagent.host.background import KINDS, Background, TaskName, next_pause_s
 from nanoagent.jobs.admission import Admission
+from nanoagent.jobs.attempt import Attempt
 from nanoagent.jobs.byte_code import ByteCode, ByteCodeParts, Compilation
 from nanoagent.model.job import Runtime
 from nanoagent.results.base import Claim
 from nanoagent.results.cancellations import RedisCancellations
+from nanoagent.results.live_log import BEGINNING, Kind
 from nanoagent.results.memory import MemoryResultStore
 from nanoagent.results.redis import RedisResultStore
 from nanoagent.results.server import RedisServer
@@ -43,10 +46,11 @@ from nanoagent.telemetry.cloudwatch import PeakMemoryReporter
 from nanoagent.telemetry.metrics import Metrics
 from nanoagent.telemetry.status import Health
 from nanoagent.wiring import interruption
+from nanoagent.worker.live_logs import LiveLogs, Policy
 from nanoagent.worker.readiness import ReadinessCheck, ReadinessChecks
 from support.agents.worker_rig import Rig
 from support.doubles.fake_driver import FakeDriver, fake_policy
-from support.doubles.fakes import DEADLINE_S, make_settings, message
+from support.doubles.fakes import DEADLINE_S, make_job, make_settings, message
 from support.sandboxes.containers import worker_home
 
 if TYPE_CHECKING:
@@ -521,7 +525,7 @@ async def claim_renewal(fault: Fault) -> None:
         if doing == "renew claims":
             renewed.set()
             return [1] * len(calls)
-        return [b"claimed 1 0 0"]
+        return [b"claimed 1 0 0 0"]
 
     result_store = RedisResultStore(RedisServer("127.0.0.1", 9), claim_s=0.01, background=fault.background)
     fault.setattr(result_store._connections, "run_scripts", evaluate)
@@ -806,8 +810,27 @@ def is_open(descriptor: int) -> bool:
     return Path(f"/proc/self/fd/{descriptor}").exists()
 
 
+async def live_log(fault: Fault) -> None:
+    result_store = MemoryResultStore()
+    claim = await result_store.claim("r")
+    assert isinstance(claim, Claim)
+    store = result_store.live_log(max_bytes=MIB)
+    policy = Policy(is_on=True, is_always=False, bytes_per_s=MIB, max_jobs=1, worker_id="w")
+    logs = LiveLogs(store, policy, fault.background)
+    followed = logs.open(claim, Attempt(make_job(), 1))
+    fault.once(store, "append")
+    followed.follow()
+    await until(lambda: fault.raised and not logs._tasks)
+    followed.follow()  # as when the follower renews its lease
+    records = await store.read("r", BEGINNING, DEADLINE_S)
+    assert [record.kind for _, record in records] == [Kind.STARTED]
+    followed.end(None)
+    await logs.close()
+
+
 RECOVERIES: Final[dict[TaskName, Callable[[Fault], Awaitable[None]]]] = {
     TaskName.INTAKE: intake,
+    TaskName.LIVE_LOG: live_log,
     TaskName.READINESS_CHECKS: readiness_checks,
     TaskName.LEASE_RENEWAL: lease_renewal,
     TaskName.LEASE_EXPIRY: lease_expiry,

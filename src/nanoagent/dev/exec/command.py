@@ -193,7 +193,7 @@ def _output_folder(call: Call) -> Iterator[Path]:
 
 async def _run_once(settings: LocalSettings, call: Call, prepared: _Prepared, folder: Path) -> int:
     async with local_worker.opened(settings, folder) as worker:
-        control = RunControl(on_output=None if call.as_json else _pass_on)
+        control = RunControl() if call.as_json else _live_control()
         answered = await worker.answer(prepared.code, prepared.body, control)
     if call.as_json:
         sys.stdout.write(f"{answered.document.decode()}\n")
@@ -226,7 +226,7 @@ async def _run_until_changed(
     worker: LocalWorker, call: Call, prepared: _Prepared, changed: asyncio.Task[None], console: Console
 ) -> None:
     """Run the function, but stop it when its files change."""
-    answer = asyncio.create_task(worker.answer(prepared.code, prepared.body, RunControl(on_output=_pass_on)))
+    answer = asyncio.create_task(worker.answer(prepared.code, prepared.body, _live_control()))
     try:
         await asyncio.wait({answer, changed}, return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -243,7 +243,12 @@ def _console() -> Console:
     return Console(stderr=True, soft_wrap=True, highlight=False)
 
 
-def _pass_on(stream: bytes, output: bytes) -> None:
+def _live_control() -> RunControl:
+    """Return the control of a run whose whole output is printed while it runs."""
+    return RunControl(live=wire.LiveMode.LOSSLESS, on_output=_pass_on)
+
+
+def _pass_on(stream: bytes, _position: int, output: bytes, _printed: int | None = None) -> None:
     """Write output of the function to the same stream of this process, unchanged."""
     descriptor = _STREAMS[stream]
     while output:

@@ -25,7 +25,7 @@ from nanoagent.dev.sender import progress
 from nanoagent.model.errors import BrokerError, ResultStoreError, StorageError
 from nanoagent.results import failures, job_index, scripts
 from nanoagent.results.failures import RedisCallError
-from nanoagent.wiring import services
+from nanoagent.wiring.redis_address import redis_server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -63,7 +63,7 @@ async def results(settings: Settings) -> AsyncIterator[Results]:
     Raises:
         ResultStoreError: The server does not answer.
     """
-    server = services.redis_server(settings)
+    server = redis_server(settings)
     client = redis.Redis(
         **server.client_settings(),
         ssl=server.tls is not None,

@@ -10,6 +10,7 @@ from nanoagent.doctor.facts import REDIS_COMMANDS
 from nanoagent.doctor.gather.answers import ask, ask_all
 from nanoagent.results.base import Claim
 from nanoagent.results.failures import RedisCallError
+from nanoagent.results.live_log import Kind, Record
 from nanoagent.wiring import services
 
 if TYPE_CHECKING:
@@ -66,9 +67,15 @@ def _requests(result_store: RedisResultStore) -> dict[str, Callable[[], Awaitabl
 
 
 async def _claim_and_publish(result_store: RedisResultStore, request_id: str) -> Any:
-    """Claim a request that does not exist, and publish an answer. This ends the claim; the answer expires."""
+    """Claim a request that does not exist, store output, and publish an answer.
+
+    This ends the claim. The output and the answer expire.
+    """
     claim = await result_store.claim(request_id)
-    return isinstance(claim, Claim) and await result_store.publish(claim, b"doctor")
+    if not isinstance(claim, Claim):
+        return False
+    await result_store.live_log(ttl_s=1, max_bytes=1).append(claim, [Record(Kind.STDOUT, 1)])
+    return await result_store.publish(claim, b"doctor")
 
 
 async def _add(result_store: RedisResultStore, failures: str) -> Any:

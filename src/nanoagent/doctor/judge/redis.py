@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from nanoagent.doctor.facts import Answer
 
 _ACL_RULE: Final = (
-    "~job:* ~nanoagent:* ~cancel:* &result:* &cancel:* +ping +select +eval +evalsha +get +exists "
-    "+setex +expire +del +time +hget +hset +hmget +hincrby +hdel +sadd +scard +zadd +zrem "
-    "+zremrangebyscore +xadd +xrange +xdel +publish +subscribe +unsubscribe"
+    "~job:* ~nanoagent:* ~cancel:* &result:* &cancel:* &nanoagent:follow:* +ping +select +eval +evalsha "
+    "+get +exists +setex +expire +del +time +hget +hset +hmget +hincrby +hdel +sadd +scard +zadd +zrem "
+    "+zremrangebyscore +xadd +xrange +xrevrange +xdel +publish +subscribe +unsubscribe"
 )
 _NEARLY_FULL: Final = 0.9
 
