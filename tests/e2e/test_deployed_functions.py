@@ -91,6 +91,22 @@ async def test_a_function_that_fails_says_why(worker: WorkerUnderTest, function:
     assert lines[-1].startswith("hint ")
 
 
+async def test_output_files_are_downloaded(worker: WorkerUnderTest, function: Path, tmp_path: Path) -> None:
+    source = "import os\nos.mkdir('/output/deep')\nopen('/output/deep/a', 'w').write('x')\n1/0\n"
+    (function / "main.py").write_text(source)
+    await succeeded(worker, "deploy", function)
+    folder = tmp_path / "results"
+    for _ in range(2):  # an existing file is replaced
+        code, _, err = await nanoagent(worker, "invoke", function.name, "--output", folder)
+        assert code == 1
+        assert err.splitlines()[-1] == f"output {folder}/deep/a"
+        assert (folder / "deep/a").read_text() == "x"
+    (tmp_path / "file").touch()
+    code, _, err = await nanoagent(worker, "invoke", function.name, "--output", tmp_path / "file")
+    assert code == 2
+    assert "nothing was sent" in err
+
+
 async def test_the_settings_of_the_version_are_limits_of_the_run(
     worker: WorkerUnderTest, function: Path
 ) -> None:

@@ -149,6 +149,9 @@ def invoke(  # noqa: PLR0913, PLR0917 - options of a command line
     env: Annotated[
         list[str] | None, typer.Option("--env", help="NAME=VALUE: a variable for this job; repeatable.")
     ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder into which output files are downloaded; default: no download.")
+    ] = None,
     locale: ResultLocale = "",
     wait_s: Annotated[
         float, typer.Option("--wait", help="Seconds to wait for the result; 0: do not wait.")
@@ -168,6 +171,7 @@ def invoke(  # noqa: PLR0913, PLR0917 - options of a command line
         payload=payload,
         version=version,
         env=tuple(env or ()),
+        output=output,
         locale=locale,
         wait_s=wait_s,
         as_json=as_json,

@@ -8,6 +8,7 @@ from urllib.parse import unquote, urlsplit
 from rich.text import Text
 
 from nanoagent.common.units import MIB
+from nanoagent.dev.sender import terminal
 from nanoagent.model.errors import one_line
 
 if TYPE_CHECKING:
@@ -28,11 +29,12 @@ def lines(result: Result, memory_mb: int | None) -> Iterator[Text]:
     facts = _facts(result, memory_mb)
     yield Text.assemble((status, "bold green" if is_success else "bold red"), f"  {facts}" if facts else "")
     if result.error_message is not None:
-        yield Text.assemble(("error  ", "red"), result.error_message)
+        yield Text.assemble(("error  ", "red"), terminal.clean(result.error_message))
     if result.hint is not None:
-        yield Text.assemble(("hint   ", "cyan"), result.hint)
+        yield Text.assemble(("hint   ", "cyan"), terminal.clean(result.hint))
     for refused in result.output_errors:
-        yield Text.assemble(("output ", "yellow"), " ".join(filter(None, (refused.path, refused.reason))))
+        shown = terminal.clean(" ".join(filter(None, (refused.path, refused.reason))))
+        yield Text.assemble(("output ", "yellow"), shown)
     for link in result.output_files:
         yield Text.assemble(("output ", "cyan"), _place(link))
     for name, whole in (("stdout", result.stdout_url), ("stderr", result.stderr_url)):

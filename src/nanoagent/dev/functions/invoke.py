@@ -9,6 +9,7 @@ import sys
 import uuid
 from dataclasses import dataclass
 from enum import IntEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import msgspec
@@ -18,18 +19,18 @@ from nanoagent.aws import clients as aws
 from nanoagent.dev.exec import summary
 from nanoagent.dev.functions.output import check_function_id, no_function
 from nanoagent.dev.functions.s3_records import S3Records
+from nanoagent.dev.jobs import outputs
+from nanoagent.dev.jobs.download import NotWritten
 from nanoagent.dev.sender import delivery, dev, language, message, stages, terminal, variables
 from nanoagent.dev.sender.command import NO_INPUT, shown
 from nanoagent.dev.sender.stages import Stage
 from nanoagent.model import result as results_of
-from nanoagent.model.errors import InvalidCall, PlatformError, one_line
+from nanoagent.model.errors import InvalidCall, PlatformError, StorageError, one_line
 from nanoagent.model.function_record import InvalidRecord
-from nanoagent.model.result import ErrorType, OutputError
+from nanoagent.model.result import ErrorType
 from nanoagent.model.text import LOCALES
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from nanoagent.config import Settings
     from nanoagent.dev.sender.delivery import Results
     from nanoagent.model.function_record import Version
@@ -58,6 +59,7 @@ class Call:
         env: More variables for this job, each as `NAME=VALUE`.
         wait_s: The longest time to wait for the result, seconds; 0 for no wait.
         locale: `ko` or `en`; empty for the language of the shell.
+        output: The folder into which output files are downloaded; None to print their links.
         as_json: Whether to print the result document instead of the output.
         env_file: The value of `--env-file`, for the commands that are proposed.
         settings_file: The file with the settings.
@@ -69,6 +71,7 @@ class Call:
     env: tuple[str, ...] = ()
     wait_s: float = 60
     locale: str = ""
+    output: Path | None = None
     as_json: bool = False
     env_file: Path = dev.DEFAULT
     settings_file: Path = dev.DEFAULT
@@ -134,7 +137,25 @@ class _Invocation:
             _say(f"The job continues.\n{stages.next_commands(self._request_id, self._call.env_file)}")
             _say(f"nanoagent: {stages.no_result_within(self._call.wait_s)}")
             return Exit.NO_RESULT
-        return _show(found, version.settings.memory_mb, as_json=self._call.as_json)
+        if self._call.output is None:
+            return _show(found, version.settings.memory_mb, as_json=self._call.as_json)
+        files = await self._downloaded(found, self._call.output)
+        if not self._call.as_json:  # the summary names the files that were written
+            found = found | {"outputFiles": [_link(file) for file in files]}
+        code = _show(found, version.settings.memory_mb, as_json=self._call.as_json)
+        lost = [f"{file.name}: {file.problem}" for file in files if file.problem is not None]
+        for problem in lost:
+            _say(f"nanoagent: output {one_line(problem)}")
+        return Exit.SERVICE_FAILED if lost and code is Exit.SUCCESS else code
+
+    async def _downloaded(self, document: dict[str, Any], folder: Path) -> list[outputs.Output]:
+        """Download the output files of a result. Existing files are replaced, as by `nanoagent exec`."""
+        as_json = self._call.as_json
+        call = outputs.Call(request_id=self._request_id, folder=folder, force=True, as_json=as_json)
+        try:
+            return await outputs.of_result(self._settings, call, document)
+        except NotWritten as exc:
+            raise StorageError(f"--output: {exc}") from exc
 
     async def _result(self, results: Results) -> dict[str, Any] | None:
         """Return the document of the result; None if the wait has ended without one."""
@@ -181,6 +202,11 @@ def _say(text: str) -> None:
 
 
 def _check(call: Call) -> None:
+    """Refuse options that cannot be used, and make the folder for output files.
+
+    Raises:
+        InvalidCall: An option is invalid.
+    """
     check_function_id(call.function_id)
     problems = []
     if call.locale not in ("", *LOCALES):
@@ -189,11 +215,21 @@ def _check(call: Call) -> None:
         problems.append(f"--wait {call.wait_s:g}: is not a number of seconds")
     if call.version is not None and call.version < 1:
         problems.append(f"--version {call.version}: is not the number of a version")
+    if call.output is not None and not problems:
+        try:
+            call.output.mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            problems.append(f"--output {call.output}: {exc.strerror}")
     if problems:
         raise InvalidCall(problems)
 
 
 # --- the result
+
+
+def _link(file: outputs.Output) -> str:
+    """Return the URL of a file that was downloaded, and the link of another file."""
+    return file.link if file.path is None else Path(file.path).absolute().as_uri()
 
 
 def _show(document: dict[str, Any], memory_mb: int, *, as_json: bool) -> Exit:
@@ -225,20 +261,8 @@ def _say_end(result: Result, memory_mb: int) -> None:
         return
     if result.stderr and not result.stderr.endswith("\n"):
         console.print()
-    for line in summary.lines(_cleaned(result), memory_mb):
+    for line in summary.lines(result, memory_mb):
         console.print(line)
-
-
-def _cleaned(result: Result) -> Result:
-    """Return the result without control characters in the texts of the summary."""
-    texts = {"error_message": result.error_message, "hint": result.hint}
-    return msgspec.structs.replace(
-        result,
-        **{name: terminal.clean(text) for name, text in texts.items() if text is not None},
-        output_errors=[
-            OutputError(terminal.clean(refused.path), refused.reason) for refused in result.output_errors
-        ],
-    )
 
 
 def exit_code(result: Result) -> Exit:

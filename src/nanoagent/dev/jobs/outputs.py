@@ -93,8 +93,7 @@ def outputs(settings: Settings, call: Call) -> int:
         if document is None:
             reasons = "the job has not ended, was not sent, or its result is older than RESULT_TTL_SECONDS"
             return _fail(call, Exit.NO_RESULT, f"no result of {call.request_id}: {reasons}")
-        files = files_of(document, call.request_id, settings.s3_user_data_bucket)
-        files = asyncio.run(_with_s3(settings, call, files))
+        files = asyncio.run(of_result(settings, call, document))
     except InvalidCall as exc:
         return _fail(call, Exit.INVALID_CALL, str(exc))
     except download.NotWritten as exc:
@@ -102,6 +101,15 @@ def outputs(settings: Settings, call: Call) -> int:
     except PlatformError as exc:
         return _fail(call, Exit.SERVICE_FAILED, service_failed(exc, call.settings_file))
     return _report(call, files, document.get("outputErrors") or [])
+
+
+async def of_result(settings: Settings, call: Call, document: dict[str, Any]) -> list[Output]:
+    """Return the output files of a result, with their sizes. If the call names a folder, download them.
+
+    Raises:
+        NotWritten: The folder cannot be used.
+    """
+    return await _with_s3(settings, call, files_of(document, call.request_id, settings.s3_user_data_bucket))
 
 
 def files_of(document: dict[str, Any], request_id: str, bucket: str) -> list[Output]:

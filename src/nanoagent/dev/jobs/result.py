@@ -11,7 +11,7 @@ import msgspec
 from rich.console import Console
 
 from nanoagent.dev.exec import summary
-from nanoagent.dev.sender import delivery, dev, message
+from nanoagent.dev.sender import delivery, dev, message, terminal
 from nanoagent.dev.sender.command import Report, shown
 from nanoagent.dev.sender.stages import Exit, Stage, service_failed
 from nanoagent.model import result as results_
@@ -78,11 +78,4 @@ def show(document: dict[str, Any]) -> None:
 def printable(text: str) -> str:
     """Return the output of a program for a terminal: lines without control characters."""
     whole = text if text.endswith("\n") else f"{text}\n"
-    return "".join(
-        character if character.isprintable() or character in "\n\t" else _escaped(character)
-        for character in whole.replace("\r\n", "\n")
-    )
-
-
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape").decode()
+    return terminal.clean(whole.replace("\r\n", "\n"))

@@ -86,6 +86,7 @@ def test_an_option_with_a_wrong_value_is_named(named: dict[str, Any], said: str)
         ({"model": "x" * 300}, "modelId is"),
         ({"env": ("PATH=x",)}, "env sets PATH"),
         ({"env": ("a b=x",)}, "env has the name 'a b'"),
+        ({"secrets": ("A=ssm:../x",)}, "env: the value of A is neither a string nor a reference"),
     ],
 )
 def test_settings_that_no_worker_would_accept_are_refused(named: dict[str, Any], said: str):
@@ -96,6 +97,7 @@ def test_settings_that_no_worker_would_accept_are_refused(named: dict[str, Any],
 
 def test_a_setting_that_a_worker_may_accept_is_accepted():
     choices.check("f" * 256, applied(memory_mb=100_000, network="egress", timeout_s=40_000))
+    choices.check("f", applied(secrets=("DB=ssm:/prod/db", "KEY=secretsManager:prod/db#password")))
 
 
 # --- differences
