@@ -150,6 +150,10 @@ SETTINGS_KO: Final = {
     "output_max_total_mb": "한 실행의 출력 파일 전체 크기(MiB)",
     "output_url_style": "출력 파일 링크의 형식",
     "output_url_expires_seconds": "presigned 링크의 유효 시간(초)",
+    "capsules": (
+        "`nanoagent replay`와 `retry`를 위해 S3_USER_DATA_BUCKET에 캡슐을 남기는 작업: 성공하지 못한 "
+        "작업(failed), 모든 작업(all), 없음(off)"
+    ),
     "code_cache_dir": "코드와 빌드된 프로그램의 폴더. 여러 워커가 함께 쓸 수 있음",
     "min_free_disk_mb": (
         "CODE_CACHE_DIR와 DOCKER_WORK_DIR_ROOT가 있는 디스크의 여유 공간이 이보다 적으면 "
@@ -315,6 +319,7 @@ GROUPS: Final = (
             "s3_user_data_bucket",
             "output_url_style",
             "output_url_expires_seconds",
+            "capsules",
             "docker_work_dir_root",
             "min_free_disk_mb",
         ),

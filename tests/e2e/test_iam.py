@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import sys
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,10 @@ import aiohttp
 import pytest
 from redis import asyncio as redis
 
+from nanoagent.model import capsule as capsules
+from nanoagent.model.capsule import Capsule, CapsuleCode, CapsuleJob, CapsuleWorker, StoredObject
+from nanoagent.model.job import NetworkPolicy, Reuse, Runtime
+from nanoagent.model.result import ErrorType, Result, Status
 from nanoagent.telemetry.cloudwatch import NAMESPACE
 from support.agents.worker import RESULT_DEADLINE_S, WorkerUnderTest
 from support.services.recorder import Grant, Recorder, grants_of, operations_in, worker_adapters
@@ -88,6 +93,15 @@ async def a_job_each_way(worker: HeldWorker, recorder: Recorder) -> str:
         assert (again["status"], len(again["outputFiles"])) == ("SUCCESS", 2)
         await worker.redis.delete(f"job:{message['requestId']}")
 
+    # A capsule, and again after its result was lost: the capsule is replaced.
+    message = worker.message(s3Key=await worker.upload({"main.py": "1/0"}))
+    capsule = f"capsules/{message['requestId']}.json"
+    for puts in (1, 2):
+        (failed,) = await worker.run_all([message])
+        assert failed["capsule"] == capsule
+        await answered(recorder, "PutObject", capsule, times=puts)
+        await worker.redis.delete(f"job:{message['requestId']}")
+
     # Longer than a third of the lease, which is renewed then.
     key = await worker.upload({"main.py": "import time; time.sleep(2)"})
     assert (await worker.run(s3Key=key))["status"] == "SUCCESS"
@@ -102,10 +116,17 @@ async def a_job_each_way(worker: HeldWorker, recorder: Recorder) -> str:
     return str(next(link for link in left["outputFiles"] if "small" in link))
 
 
-async def answered(recorder: Recorder, operation: str) -> None:
-    """Wait for a call of another process's doing."""
+async def answered(recorder: Recorder, operation: str, key: str = "", *, times: int = 1) -> None:
+    """Wait until calls of another process's doing have succeeded."""
+
+    def count() -> int:
+        return sum(
+            call.operation == operation and call.resource.endswith(key) and call.status == 200
+            for call in recorder.calls
+        )
+
     async with asyncio.timeout(RESULT_DEADLINE_S):
-        while operation not in recorder.operations():  # noqa: ASYNC110 - the worker's process has no event
+        while count() < times:  # noqa: ASYNC110 - the worker's process has no event
             await asyncio.sleep(0.05)
 
 
@@ -262,6 +283,78 @@ async def test_those_who_deploy_and_invoke_need_all_that_their_policies_allow_an
         assert recorder.refused() == set()
         assert (await commanded(environment, "deploy", code))[0] == 3
         assert (await commanded(environment, "invoke", "no-function"))[0] == 2
+
+
+async def test_a_replay_and_a_retry_need_all_that_their_policies_allow_and_nothing_else(
+    stack: EmbeddedStack, tmp_path: Path
+):
+    request_id = "replayed-by-policy"
+    capsule = capsule_of(request_id, stack)
+    await stack.buckets.put_code("functions/f.zip", b"code")
+    await put_data(stack, capsules.key_of(request_id), capsules.encode(capsule))
+    call = {"path": "/api/chat", "model": "m", "request": {}, "status": 200, "answer": "{}"}
+    await put_data(stack, f"outputs/{request_id}/.nanoagent/ai.jsonl", json.dumps(call).encode())
+    queue = await asyncio.to_thread(stack.new_queue)
+    for arguments in (("replay", request_id, "--save", str(tmp_path / "saved.zip")), ("retry", request_id)):
+        allowed = policy(f"iam-policy-{arguments[0]}.json")
+        async with Recorder(stack.endpoint_url, grants=allowed) as recorder:
+            environment = WorkerUnderTest(stack, tmp_path).environment() | recorder.environment()
+            names = {queue.rsplit("/", 1)[-1]: JOBS, stack.code_bucket: CODE, stack.data_bucket: DATA}
+            recorder.names |= names
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "nanoagent", *arguments, "--env-file", os.devnull),
+                env=os.environ | environment | {"SQS_QUEUE_URL": queue},
+                stderr=asyncio.subprocess.PIPE,
+            )
+            _, said = await process.communicate()
+            assert process.returncode == 0, said
+            assert recorder.unknown == []
+            assert allowed - recorder.used() == set()
+            assert recorder.refused() == set()
+    with zipfile.ZipFile(tmp_path / "saved.zip") as saved:
+        assert set(saved.namelist()) == {"capsule.json", "code.zip", "ai.jsonl"}
+
+
+def capsule_of(request_id: str, stack: EmbeddedStack) -> Capsule:
+    result = Result(
+        request_id=request_id,
+        function_id="f",
+        runtime="python",
+        status=Status.FAILED,
+        exit_code=1,
+        error_type=ErrorType.USER_ERROR,
+    )
+    job = CapsuleJob(
+        function_id="f",
+        runtime=Runtime.PYTHON,
+        s3_bucket=stack.code_bucket,
+        s3_key="functions/f.zip",
+        memory_mb=128,
+        timeout_ms=1000,
+        model_id="m",
+        network=NetworkPolicy.AI,
+        locale="en",
+        reuse=Reuse.NONE,
+    )
+    return Capsule(
+        schema=capsules.SCHEMA,
+        request_id=request_id,
+        made_at="2026-12-01T00:00:00+00:00",
+        worker=CapsuleWorker("w", "0.1.0", "x86_64"),
+        message={"requestId": request_id, "s3Key": "functions/f.zip"},
+        input=None,
+        job=job,
+        code=CapsuleCode(None, None),
+        image=None,
+        settings={},
+        model_calls=StoredObject(stack.data_bucket, f"outputs/{request_id}/.nanoagent/ai.jsonl"),
+        result=result,
+    )
+
+
+async def put_data(stack: EmbeddedStack, key: str, data: bytes) -> None:
+    async with stack.clients() as clients:
+        await (await clients.s3()).put_object(Bucket=stack.data_bucket, Key=key, Body=data)
 
 
 @pytest.mark.parametrize("name", POLICIES)

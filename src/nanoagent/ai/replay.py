@@ -58,7 +58,7 @@ class Replay:
             if "status" in document:
                 self._answers[key].append(document)
             self._models[str(document["model"])] = None
-        except (ValueError, KeyError, TypeError) as exc:
+        except (ValueError, KeyError, TypeError, RecursionError) as exc:
             raise ValueError(f"{place} is not a recorded model call: {exc}") from exc
 
     def serves(self, _model: str) -> bool:

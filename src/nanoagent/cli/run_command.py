@@ -12,6 +12,7 @@ from nanoagent.cli import (
     function_commands,
     job_commands,
     local_commands,
+    replay_commands,
     worker_commands,
 )
 from nanoagent.cli.application import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_NOT_REACHED, EXIT_USAGE, app
@@ -22,7 +23,14 @@ from nanoagent.model.errors import ConfigError, InvalidCall, NanoAgentError, Pla
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-COMMANDS: Final = (worker_commands, function_commands, deployment_commands, job_commands, local_commands)
+COMMANDS: Final = (
+    worker_commands,
+    function_commands,
+    deployment_commands,
+    job_commands,
+    replay_commands,
+    local_commands,
+)
 """The modules with commands, in the order of `--help`."""
 
 for module in COMMANDS:

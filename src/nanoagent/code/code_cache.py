@@ -196,6 +196,15 @@ class CodeCache:
         finally:
             await self._disk.release(pin)
 
+    def etag_of(self, bucket: str, key: str, digest: str) -> str | None:
+        """Return the ETag of an object when it had that digest; None if this is not known any more.
+
+        Raises:
+            StorageError: The disk failed.
+        """
+        known = self._index.recall(bucket, key)
+        return known.etag if known is not None and known.digest == digest else None
+
     async def make_room(self, size_bytes: float, files: int = 0) -> None:
         """Evict the least recently used trees that are not in use. The next fetch of any code asks the store.
 

@@ -344,6 +344,12 @@ class Settings(BaseSettings):
         3600, ge=1, le=604800, description="validity of a presigned link, seconds"
     )
 
+    capsules: Literal["failed", "all", "off"] = Field(
+        "failed",
+        description="which jobs leave a capsule in S3_USER_DATA_BUCKET, for `nanoagent replay` and `retry`: "
+        "those without success, all, or none",
+    )
+
     # --- code
     code_cache_dir: Path = Field(
         Path("/var/cache/nanoagent"), description="folder of code and built programs; workers may share it"

@@ -36,6 +36,8 @@ class Attempt:
         ai_usage: The run's use of models.
         ai_record: The file with the run's exchanges with models; None unless AI_RECORD asks for it. If the
             run has called no model, the file does not exist.
+        ai_record_key: The object key of the uploaded record; None if nothing was uploaded.
+        code_digest: The SHA-256 of the code zip; empty until the code has been fetched.
         timings: The duration of each phase so far, milliseconds.
         started_at: When the work on the delivery began, `time.perf_counter` seconds.
     """
@@ -49,6 +51,8 @@ class Attempt:
     secrets: dict[str, str] | None = field(default=None, repr=False)
     ai_usage: AiUsage = field(default_factory=AiUsage)
     ai_record: Path | None = None
+    ai_record_key: str | None = None
+    code_digest: str = ""
     timings: Timings = field(default_factory=Timings)
     started_at: float = field(default_factory=time.perf_counter)
 

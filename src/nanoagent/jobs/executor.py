@@ -102,6 +102,7 @@ class Executor:
                 if attempt.job.secrets:
                     await self._resolve_secrets(attempt)
                 tree = await self._fetch(attempt, resources)
+                attempt.code_digest = tree.digest
                 run = await self._parts.runner.run(attempt, tree, resources)
                 return await self._report(attempt, tree, run)
         except Rejected as rejection:
@@ -133,7 +134,7 @@ class Executor:
                 job.request_id, ended.collected.files, attempt.fencing_token
             )
             if attempt.ai_record is not None:
-                await self._parts.outputs.upload_ai_record(
+                attempt.ai_record_key = await self._parts.outputs.upload_ai_record(
                     job.request_id, attempt.ai_record, attempt.fencing_token
                 )
         result = self._result(attempt, ended.error_type, ended.message, ended.exit_code)

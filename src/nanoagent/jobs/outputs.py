@@ -91,7 +91,7 @@ class OutputUploader:
                 upload.cancel()
             await asyncio.gather(*uploads, return_exceptions=True)
 
-    async def upload_ai_record(self, request_id: str, exchanges: Path, fencing_token: int = 0) -> None:
+    async def upload_ai_record(self, request_id: str, exchanges: Path, fencing_token: int = 0) -> str | None:
         """Upload the exchanges of a run with models, if there were any. The result does not list them.
 
         Args:
@@ -99,15 +99,19 @@ class OutputUploader:
             exchanges: The path of the file with the exchanges. The file does not exist if there were none.
             fencing_token: The token of the claim; see `ObjectStore.put`.
 
+        Returns:
+            The object key; None if there were no exchanges.
+
         Raises:
             Superseded: A later attempt has stored its outputs.
             StorageError: The store failed.
         """
         size = _size_of(exchanges)
         if size is None:
-            return
+            return None
         key = f"outputs/{request_id}/{RESERVED_FOLDER}/ai.jsonl"
         await self._put(key, exchanges, "application/x-ndjson", size, fencing_token)
+        return key
 
     async def _put(self, key: str, source: Path, content_type: str, size: int, fencing_token: int) -> str:
         bucket = self._settings.s3_user_data_bucket

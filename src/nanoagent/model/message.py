@@ -180,6 +180,16 @@ def for_log(body: str) -> str:
     return json.dumps(fields, ensure_ascii=False)
 
 
+def raw_fields(body: str | bytes) -> dict[str, bytes]:
+    """Return the JSON of each known field that a message has, by its name in the message.
+
+    Raises:
+        UnreadableMessage: The message is not a JSON object.
+    """
+    raw_message, _ = _read_fields(body)
+    return {wire: raw for wire, name in _NAMES.items() if (raw := bytes(getattr(raw_message, name)))}
+
+
 # --- the fields of the message
 
 

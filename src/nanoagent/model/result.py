@@ -446,6 +446,7 @@ class Result(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     reuse: Reuse | None = None
     worker_id: str = ""
     attempt: int = 1
+    capsule: str | None = None
 
     def __post_init__(self) -> None:
         self.outcome.check(self.status, self.exit_code)

@@ -56,6 +56,7 @@ async def assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
     blocked_reason = await self_test.start(settings, runs, telemetry, opened)
     _exempt_from_garbage_collection()
     outputs = OutputUploader(store, settings, telemetry.metrics)
+    capsules = await services.open_capsules(settings, clients, runs, telemetry, opened)
     worker = Worker(
         WorkerParts(
             settings=settings,
@@ -71,6 +72,7 @@ async def assemble(settings: Settings, opened: AsyncExitStack) -> Worker:
             metrics=telemetry.metrics,
             health=telemetry.health,
             cloudwatch=await open_cloudwatch(settings, clients, telemetry, opened),
+            capsules=capsules,
             blocked=blocked_reason,
             checks=_readiness_checks(settings, runs, store, descriptors),
             background=telemetry.background,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from nanoagent.aws.clients import AwsClients
 from nanoagent.broker.sqs import SqsBroker
 from nanoagent.common.units import MIB
+from nanoagent.jobs.capsules import CapsuleParts, Capsules
 from nanoagent.results.redis import RedisResultStore
 from nanoagent.results.spool import Spool
 from nanoagent.secrets.aws import AwsSecretStore
@@ -16,6 +17,7 @@ from nanoagent.secrets.resolver import SecretResolver
 from nanoagent.storage.default_buckets import DefaultBuckets
 from nanoagent.storage.resilient import ResilientStore
 from nanoagent.storage.s3 import S3Store
+from nanoagent.wiring.closing import CLOSE_MAX_S, close_within
 from nanoagent.wiring.redis_address import redis_server
 from nanoagent.worker.live_logs import LiveLogs, Policy
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from nanoagent.config import Settings
     from nanoagent.host.background import Background
     from nanoagent.results.cancellations import RedisCancellations
+    from nanoagent.wiring.runs import Runs
     from nanoagent.wiring.telemetry import Telemetry
 
 
@@ -90,6 +93,28 @@ async def open_secrets(
     cache = SecretCache(await secret_store(clients), settings.secrets_cache_seconds, on_read=count)
     opened.push_async_callback(cache.close)
     return SecretResolver(settings.secret_rules, cache, on_refused=lambda: count("refused"))
+
+
+async def open_capsules(
+    settings: Settings, clients: AwsClients, runs: Runs, telemetry: Telemetry, opened: AsyncExitStack
+) -> Capsules | None:
+    """Make the part that stores capsules; None if CAPSULES is off.
+
+    Its store has no circuit breaker: a failure to store a capsule is no reason to take no jobs.
+    """
+    if settings.capsules == "off":
+        return None
+    capsules = Capsules(
+        CapsuleParts(
+            settings=settings,
+            store=S3Store(await clients.s3()),
+            code=runs.code,
+            image_ids=runs.parts.image_ids,
+            observe=telemetry.metrics.jobs.capsule,
+        )
+    )
+    close_within(opened, "capsules", capsules.close, CLOSE_MAX_S)
+    return capsules
 
 
 async def open_broker(

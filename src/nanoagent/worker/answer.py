@@ -19,7 +19,7 @@ from nanoagent.model.returns import ReturnReason
 from nanoagent.model.text import Text
 from nanoagent.results import job_index
 from nanoagent.results.base import Taken
-from nanoagent.worker import accounting, claiming, endings, retry
+from nanoagent.worker import accounting, claiming, endings, keeping, retry
 from nanoagent.worker.conclusion import conclude
 from nanoagent.worker.endings import Answered, Exhausted, Failed, Returned, Spooled
 from nanoagent.worker.publishing import Publication
@@ -258,6 +258,8 @@ class Answer:
             The ending if no result was published; None if the message is settled.
         """
         state = self._state
+        if (capsules := self._parts.capsules) is not None and (result.error_type or capsules.of_all):
+            result = keeping.naming_capsule(result)
         document = await self._parts.outputs.document(result, locale, claim.token)
         job, running_since = state.job, state.running_since
         if job is not None and running_since is not None and result.error_type is not ErrorType.CANCELLED:
@@ -273,6 +275,8 @@ class Answer:
         if publication is Publication.REFUSED:
             detail = "its claim is lost: another worker has claimed or answered the request"
             return Returned(ReturnReason.CLAIM_LOST, detail)
+        if result.capsule is not None:
+            keeping.keep(self._parts.capsules, self._state, claim, result)
         # The next process that uses this worker's folder publishes a spooled result. Before that, no worker
         # should run the job again, so the message is hidden for RETRY_MAX_SECONDS.
         ending = Spooled() if publication is Publication.SPOOLED else Answered.by(result)

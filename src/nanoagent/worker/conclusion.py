@@ -15,7 +15,7 @@ from nanoagent.model.returns import RULES, Rule
 from nanoagent.model.text import Text
 from nanoagent.results import job_index
 from nanoagent.results.base import Taken
-from nanoagent.worker import accounting, claiming
+from nanoagent.worker import accounting, claiming, keeping
 from nanoagent.worker.endings import Answered, Exhausted, Failed, Returned, Unpublished
 from nanoagent.worker.settlement import Ack, DeadLetter, GiveUp, IfLast, Nack
 
@@ -102,8 +102,11 @@ async def _publish_failure(
     claim: Claim, attempt: Attempt, ending: Failed | Exhausted, state: DeliveryState, shared: Shared
 ) -> None:
     result = shared.parts.executor.failed(attempt, ending)
+    if shared.parts.capsules is not None:
+        result = keeping.naming_capsule(result)
     document, entry = results.encode(result), job_index.of_result(result)
     if await shared.publisher.publish_once(claim, document, entry):
+        keeping.keep(shared.parts.capsules, state, claim, result)
         await conclude(Answered.by(result), state, shared)
         model = attempt.job.model_id
         accounting.count_result(shared.parts.metrics, shared.parts.cloudwatch, result, model)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from nanoagent.config import Settings
     from nanoagent.container.pool import Pool
     from nanoagent.jobs.admission import Admission
+    from nanoagent.jobs.capsules import Capsules
     from nanoagent.jobs.executor import Executor
     from nanoagent.jobs.outputs import OutputUploader
     from nanoagent.model.job import Runtime
@@ -31,6 +32,7 @@ class WorkerParts:
     """The collaborators of the worker.
 
     Attributes:
+        capsules: Stores the capsules of jobs; None: off.
         blocked: Returns the reason why the worker takes no jobs of a runtime, or None.
         checks: Readiness checks besides the worker's own.
         background: Runs the worker's background tasks.
@@ -50,6 +52,7 @@ class WorkerParts:
     metrics: Metrics
     health: Health
     cloudwatch: PeakMemoryReporter | None
+    capsules: Capsules | None = None
     blocked: Callable[[Runtime], str | None] = lambda _: None
     checks: tuple[ReadinessCheck, ...] = ()
     background: Background = field(default_factory=Background)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from nanoagent.container.pool import Pool
     from nanoagent.host.background import Background
     from nanoagent.jobs.attempt import Attempt
+    from nanoagent.jobs.capsules import Capsules
     from nanoagent.jobs.executor import Executor
     from nanoagent.model.job import Runtime
     from nanoagent.model.result import Result
@@ -151,6 +152,7 @@ class Rig:
         *,
         broker: dict[str, Any] | None = None,
         background: Background | None = None,
+        capsules: Capsules | None = None,
         **changes: Any,
     ) -> None:
         (folder / "data").mkdir(exist_ok=True)
@@ -197,6 +199,7 @@ class Rig:
             metrics=self.metrics,
             health=self.health,
             cloudwatch=cast("PeakMemoryReporter", self.cloudwatch),
+            capsules=capsules,
             blocked=self.blocked.get,
             on_drain=lambda: self.journal.note("drain"),
         )

@@ -38,7 +38,7 @@ WIRE_NAMES = {
     *("stdoutTruncatedBytes", "stderrTruncatedBytes", "durationMs", "peakMemoryBytes"),
     *("optimizationTip", "estimatedSavings", "tuning", "outputFiles", "outputErrors", "llmTokenCount"),
     *("errorType", "errorMessage", "hint", "cause", "timings", "start", "isolation", "workerId", "attempt"),
-    *("stdoutUrl", "stderrUrl", "reuse", "memoryMb"),
+    *("stdoutUrl", "stderrUrl", "reuse", "memoryMb", "capsule"),
 }
 # Contract, section 4: errorType → status, blame, label.
 TABLE = {

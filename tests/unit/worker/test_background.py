@@ -303,6 +303,7 @@ ENDS_WITH_ITS_CALLER: Final = {
     ("network/listeners.py", "Network.__init__"): "its threads accept one connection at a time, each awaited",
     ("network/run_tasks.py", "RunTasks.start"): "ends with its run, which waits for it",
     ("network/acceptor.py", "Acceptor._accept"): "one timer for one accept",
+    ("jobs/capsules.py", "Capsules.keep"): "one capsule; its failure is logged, closing waits for it",
     ("jobs/outputs.py", "OutputUploader.upload"): "awaited there",
     ("supervisor/stream.py", "FrameStream.receive"): "one timer for one frame",
     ("results/redis.py", "RedisResultStore.claim"): "one call, awaited there or by what releases the claim",

@@ -90,7 +90,7 @@ def run(settings: LocalSettings, call: Call) -> int:
             if call.watch:
                 return asyncio.run(_watch(settings, call, runtime, folder))
             with _prepared(settings, call, runtime) as prepared:
-                return asyncio.run(_run_once(_for_one_run(settings), call, prepared, folder))
+                return asyncio.run(_run_once(for_one_run(settings), call, prepared, folder))
     except InvalidCall as exc:
         _say_problems(exc)
         return Exit.INVALID_CALL
@@ -147,7 +147,7 @@ def _check_options(call: Call) -> Runtime | None:
     return Runtime(call.runtime) if call.runtime else None
 
 
-def _for_one_run(settings: LocalSettings) -> LocalSettings:
+def for_one_run(settings: LocalSettings) -> LocalSettings:
     """Return the settings for one run: nothing is prepared that only later runs would need."""
     return settings.model_copy(
         update={f"warm_pool_{runtime}_size": 0 for runtime in Runtime} | {"python_bytecode": "never"}

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from nanoagent.container.execution import RunControl
     from nanoagent.dev.sender.package import Package
     from nanoagent.jobs.executor import Executor
+    from nanoagent.model.job import Runtime
     from nanoagent.model.result import Result
 
 
@@ -82,21 +83,28 @@ class LocalWorker:
         store: Has the code.
         executor: Runs the jobs.
         outputs: Stores output files, and makes result documents.
+        image_ids: Runtime → ID of its image.
     """
 
     def __init__(
-        self, settings: LocalSettings, store: LocalStore, executor: Executor, outputs: OutputUploader
+        self,
+        settings: LocalSettings,
+        store: LocalStore,
+        executor: Executor,
+        outputs: OutputUploader,
+        image_ids: dict[Runtime, str],
     ) -> None:
+        self.image_ids = image_ids
         self._settings = settings
         self._store = store
         self._executor = executor
         self._outputs = outputs
 
-    async def answer(self, package: Package, body: str, control: RunControl) -> Answered:
+    async def answer(self, package: Package | None, body: str, control: RunControl) -> Answered:
         """Run one job, as a worker does after it has received the message.
 
         Args:
-            package: The code.
+            package: The code; None if the store has no code, so that it cannot be found.
             body: The message of the job.
             control: Cancels the run, and follows its output.
 
@@ -104,7 +112,8 @@ class LocalWorker:
             PlatformError: The function could not be run here.
             ReturnToQueue: There was no room for the function within a minute.
         """
-        await asyncio.to_thread(self._store_code, package)
+        if package is not None:
+            await asyncio.to_thread(self._store_code, package)
         try:
             job = message.parse_job(body, self._settings.job_defaults)
         except message.InvalidJob as invalid:
@@ -146,4 +155,5 @@ async def opened(settings: LocalSettings, output_folder: Path) -> AsyncIterator[
         descriptors = containers.raise_descriptor_limit()
         runs = await open_runs(settings, store, telemetry, descriptors, resources)
         outputs = OutputUploader(store, settings, telemetry.metrics)
-        yield LocalWorker(settings, store, new_executor(settings, runs, outputs, telemetry), outputs)
+        executor = new_executor(settings, runs, outputs, telemetry)
+        yield LocalWorker(settings, store, executor, outputs, runs.parts.image_ids)

@@ -249,6 +249,9 @@ def _tips(found: dict[str, Any], call: Call) -> list[str]:
     messages = f"{found.get('errorMessage')} {found.get('stderr')}"
     if _MISSING_FILE.search(messages) and package.has_other_sources(call.code):
         tips.append(packing_report.sent_alone(call.code, "send"))
+    if found.get("capsule"):
+        settings = stages.settings_option(call.env_file)
+        tips.append(f"To run it again on this machine: nanoagent replay {found['requestId']}{settings}")
     return tips
 
 

@@ -86,6 +86,9 @@ class JobMetrics:
         self._secrets = define.counter(
             "worker_secrets_total", "Secrets that jobs refer to, by how they were resolved", "outcome"
         )
+        self._capsules = define.counter(
+            "worker_capsules_total", "Capsules of jobs, by whether they were stored", "outcome"
+        )
         self._processed_by = cache(processed.labels)
         self._duration_by = cache(duration.labels)
         self._phase_by = cache(phase.labels)
@@ -164,6 +167,10 @@ class JobMetrics:
     def outputs_uploaded(self, size_bytes: int) -> None:
         """Count uploaded bytes of output files."""
         self._uploaded.inc(size_bytes)
+
+    def capsule(self, outcome: str) -> None:
+        """Count a capsule; the outcome is a constant of `jobs.capsules`."""
+        self._capsules.labels(outcome).inc()
 
     # --- the delivery
 
