@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from nanoagent.model.cause import Cause, Hint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from nanoagent.languages.explain.facts import Facts
     from nanoagent.model.text import Text
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _COMMAND_FAILED: Final = re.compile(
     r"CalledProcessError|Command failed|exit status \d|the program exited with"
 )
+_MOST_MARKS: Final = 3
+_MATCH_CHARACTERS: Final = 500
 CODE_FOLDER: Final = "/work"
 
 
@@ -55,8 +57,8 @@ def in_error(
     Args:
         pattern: See `in_message`.
         hint: See `in_message`.
-        marks: Texts, of which each match has at least one. To search a text for a word is a hundred times as
-            fast as to search it for a pattern with alternatives.
+        marks: Texts, of which each match has at least one. Only the surroundings of the first marks are
+            searched: to search a text for a word is a hundred times as fast as to search it for a pattern.
         of_children: Whether to search everything that was printed, if the program failed because a command
             that it started has failed. The command has printed its error above that of the program.
         flags: See `in_message`.
@@ -64,18 +66,26 @@ def in_error(
     compiled, make = re.compile(pattern, flags), _maker(hint)
 
     def rule(facts: Facts) -> Hint | None:
-        for text in (
-            facts.line,
-            facts.tail if of_children and _COMMAND_FAILED.search(facts.line) else facts.block,
-        ):
-            if marks and not any(mark in text for mark in marks):
-                continue
-            found = compiled.search(text)
-            if found is not None:
-                return make(found, facts)
+        everything = of_children and _COMMAND_FAILED.search(facts.line)
+        for text in (facts.line, facts.tail if everything else facts.block):
+            for part in _around(marks, text) if marks else (text,):
+                found = compiled.search(part)
+                if found is not None:
+                    return make(found, facts)
         return None
 
     return rule
+
+
+def _around(marks: tuple[str, ...], text: str) -> Iterator[str]:
+    """Yield the surroundings of the first marks. They are longer than any match."""
+    for mark in marks:
+        at = -1
+        for _ in range(_MOST_MARKS):
+            at = text.find(mark, at + 1)
+            if at < 0:
+                break
+            yield text[max(0, at - _MATCH_CHARACTERS) : at + _MATCH_CHARACTERS]
 
 
 def first(rules: tuple[Rule, ...], facts: Facts) -> Hint | None:
