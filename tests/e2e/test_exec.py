@@ -171,9 +171,9 @@ async def test_output_files_are_copied_and_a_failure_says_why(tmp_path: Path) ->
     lines = err.splitlines()
     assert lines[0] == "Traceback (most recent call last):"
     assert re.fullmatch(
-        r"FAILED \(USER_ERROR\)  exit code 1, ran .+, peak .+ of 64 MiB, cold start .+", lines[-4]
+        r"FAILED \(USER_ERROR\)  exit code 1, ran .+, peak .+ of 64 MiB, cold start .+", lines[-3]
     )
-    assert lines[-3] == "error  ZeroDivisionError: division by zero"
+    assert lines[-2] == "error  ZeroDivisionError: division by zero"
     assert lines[-1] == f"output {tmp_path}/o/deep/a"
 
 
