@@ -15,6 +15,7 @@ import pytest_asyncio
 from nanoagent.dev.stub_model_server import StubModelServer
 from nanoagent.model import capsule as capsules
 from support.agents.worker import RESULT_DEADLINE_S, WorkerUnderTest
+from support.checks.matrix import EXHAUSTIVE
 from support.services.recorder import Recorder
 
 if TYPE_CHECKING:
@@ -80,10 +81,12 @@ CASES: Final = {
         "python",
         "main.py",
         "import ai_client as a\nprint(a.generate('one two'))\na.generate('three', model='fault/500')\n",
-        "",
+        "import ai_client as a\nprint(a.generate('one two'))\n",
         "USER_ERROR",
     ),
 }
+
+TYPICAL: Final = ("python KeyError", "C++ compile error", "model call")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -145,7 +148,9 @@ async def fail(worker: WorkerUnderTest, case: Case, **more: Any) -> dict[str, An
     return result
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", [name if name in TYPICAL else pytest.param(name, marks=EXHAUSTIVE) for name in CASES]
+)
 async def test_the_failure_repeats_and_a_correction_succeeds(
     recording: WorkerUnderTest, name: str, tmp_path: Path
 ) -> None:

@@ -305,6 +305,8 @@ ENDS_WITH_ITS_CALLER: Final = {
     ("network/acceptor.py", "Acceptor._accept"): "one timer for one accept",
     ("jobs/capsules.py", "Capsules.keep"): "one capsule; its failure is logged, closing waits for it",
     ("jobs/outputs.py", "OutputUploader.upload"): "awaited there",
+    ("secrets/cache.py", "SecretCache._join"): "one read, awaited by the jobs that share it",
+    ("secrets/cache.py", "SecretCache._ask"): "one timer for one cached answer",
     ("supervisor/stream.py", "FrameStream.receive"): "one timer for one frame",
     ("results/redis.py", "RedisResultStore.claim"): "one call, awaited there or by what releases the claim",
     ("results/cancellations.py", "RedisCancellations.watch"): "one timer for one job",
