@@ -264,7 +264,6 @@ async def test_a_rollback_to_code_that_is_gone_is_refused(
         ([".", "x", "--rollback"], "x: is not the number of a version"),
         ([".", "3"], "3: only --rollback takes the number of a version"),
         (["--rollback"], "--rollback: name the function with --function"),
-        (["--function", "never", "--rollback"], "there is no function never"),
         (["--function", "never", "--rollback", "--memory", "64"], "name no other settings"),
         ([".", "--memory", "5"], "memoryMb is 5; expected an integer from 32"),
         ([".", "--env", "PATH=x"], "env sets PATH"),
@@ -287,6 +286,19 @@ async def test_wrong_arguments_are_named_and_nothing_is_deployed(
     assert said in err
     assert "Traceback" not in err
     assert puts(recorder) == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["deploy", "--function", "never", "--rollback"], ["invoke", "never"], ["functions", "never"]],
+)
+async def test_a_function_that_does_not_exist_ends_with_4(
+    arguments: list[str], end: End, recorder: Recorder, capsys: pytest.CaptureFixture[str]
+):
+    assert await run(*arguments) == 4
+    assert "there is no function never in the bucket" in capsys.readouterr().err
+    assert puts(recorder) == []
+    assert await end.stack.queues.depth(queue_url=end.queue_url) == (0, 0, 0)
 
 
 async def test_a_record_of_a_newer_version_is_not_changed(
@@ -371,7 +383,7 @@ async def test_functions_are_listed_and_one_is_shown_without_values_of_variables
     assert await run("functions", "--json") == 0
     listed = json.loads(capsys.readouterr().out)
     assert name in [function["functionId"] for function in listed["functions"]]
-    assert await run("functions", "never") == 2
+    assert await run("functions", "never") == 4
 
 
 # --- invoke
@@ -472,7 +484,6 @@ async def test_without_a_result_the_commands_for_the_job_are_proposed(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["never"], "there is no function never"),
         (["{name}", "--input", "{"], "--input {: is not JSON"),
         (["{name}", "--version", "0"], "--version 0: is not the number of a version"),
         (["{name}", "--env", "A"], "--env A: is not set in this environment"),

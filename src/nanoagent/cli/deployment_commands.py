@@ -20,14 +20,16 @@ from nanoagent.cli.application import (
 from nanoagent.model.errors import InvalidCall
 
 _DEPLOY_EXITS = (
-    "0 success, 2 invalid arguments, code or settings (nothing was deployed), 3 S3 failed, 130 Ctrl-C."
+    "0 success, 2 invalid arguments, code or settings (nothing was deployed), 3 S3 failed, "
+    "4 no such function, 130 Ctrl-C."
 )
 _INVOKE_EXITS = (
     "0 success, 1 the function failed, 2 invalid arguments or settings (nothing was sent), 3 S3, SQS or "
-    "Redis failed, 4 no result yet, 124 time limit, 130 Ctrl-C."
+    "Redis failed, 4 no such function or no result yet, 124 time limit, 130 Ctrl-C."
 )
 _FUNCTIONS_EXITS = (
-    "0 success, 1 a record cannot be used, 2 invalid arguments or settings, 3 S3 failed, 130 Ctrl-C."
+    "0 success, 1 a record cannot be used, 2 invalid arguments or settings, 3 S3 failed, "
+    "4 no such function, 130 Ctrl-C."
 )
 
 commands = typer.Typer()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from nanoagent.aws import clients as aws
 from nanoagent.dev.functions import choices, deployment_report, records, zip_index
 from nanoagent.dev.functions.choices import Choices
-from nanoagent.dev.functions.output import Output, check_function_id, no_function
+from nanoagent.dev.functions.output import Output, check_function_id, exit_of, no_function
 from nanoagent.dev.functions.s3_records import S3Records
 from nanoagent.dev.sender import delivery, dev, package, packing_report, stages
 from nanoagent.dev.sender.stages import Exit
@@ -88,7 +88,7 @@ def deploy(settings: Settings, call: Call) -> int:
     except (InvalidCall, InvalidRecord) as exc:
         problems = exc.problems if isinstance(exc, InvalidCall) else [str(exc)]
         error = "\n  ".join(["nothing was deployed:", *problems])
-        return deployment.output.fail(Exit.INVALID_CALL, error)
+        return deployment.output.fail(exit_of(exc), error)
     except PlatformError as exc:
         error = stages.service_failed(exc, call.settings_file)
         deployment.output.say(deployment.after_interruption())
@@ -236,7 +236,8 @@ class _Deployment:
         """Make an earlier version the current one, if its zip still exists.
 
         Raises:
-            InvalidCall: There is no such function or version, or its zip cannot be read.
+            NoFunction: There is no such function.
+            InvalidCall: There is no such version, or its zip cannot be read.
         """
         if stored is None:
             raise no_function(self._function_id, self._bucket)

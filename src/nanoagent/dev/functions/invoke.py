@@ -17,7 +17,7 @@ from rich.console import Console
 
 from nanoagent.aws import clients as aws
 from nanoagent.dev.exec import summary
-from nanoagent.dev.functions.output import check_function_id, no_function
+from nanoagent.dev.functions.output import check_function_id, exit_of, no_function
 from nanoagent.dev.functions.s3_records import S3Records
 from nanoagent.dev.jobs import outputs
 from nanoagent.dev.jobs.download import NotWritten
@@ -44,7 +44,7 @@ class Exit(IntEnum):
     NOT_SUCCESSFUL = 1  # the function failed, or could not be run
     INVALID_CALL = 2  # nothing was sent
     SERVICE_FAILED = 3
-    NO_RESULT = 4
+    NO_RESULT = 4  # no result yet; or there is no such function
     TIMEOUT = 124  # the function exceeded its time limit
 
 
@@ -85,7 +85,7 @@ def invoke(settings: Settings, call: Call) -> int:
     except (InvalidCall, InvalidRecord) as exc:
         problems = exc.problems if isinstance(exc, InvalidCall) else [str(exc)]
         _say("\n  ".join(["nanoagent: nothing was sent:", *problems]))
-        return Exit.INVALID_CALL
+        return Exit(exit_of(exc))
     except PlatformError as exc:
         _say(invocation.after_failure(exc))
         _say(f"nanoagent: {stages.service_failed(exc, call.settings_file)}")
@@ -113,7 +113,8 @@ class _Invocation:
         """Carry out the command.
 
         Raises:
-            InvalidCall: An argument is invalid, or there is no such function or version.
+            NoFunction: There is no such function.
+            InvalidCall: An argument is invalid, or there is no such version.
             InvalidRecord: The record of the function cannot be used.
             PlatformError: A service failed.
         """
@@ -165,7 +166,8 @@ class _Invocation:
         """Return the version to run.
 
         Raises:
-            InvalidCall: There is no such function or version.
+            NoFunction: There is no such function.
+            InvalidCall: There is no such version.
             InvalidRecord: The record cannot be used.
         """
         store = S3Records(await clients.s3(), self._settings.s3_code_bucket)

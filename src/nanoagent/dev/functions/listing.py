@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from nanoagent.aws import clients as aws
 from nanoagent.dev.functions import choices
-from nanoagent.dev.functions.output import check_function_id, no_function, table
+from nanoagent.dev.functions.output import check_function_id, exit_of, no_function, table
 from nanoagent.dev.functions.s3_records import S3Records
 from nanoagent.dev.sender import dev, stages
 from nanoagent.dev.sender.package import shown_size
@@ -53,7 +53,7 @@ def functions(settings: Settings, call: Call) -> int:
             check_function_id(call.function_id)
         found = asyncio.run(_read(settings, call.function_id))
     except (InvalidCall, InvalidRecord) as exc:
-        return _fail(call, Exit.INVALID_CALL, str(exc))
+        return _fail(call, exit_of(exc), str(exc))
     except PlatformError as exc:
         return _fail(call, Exit.SERVICE_FAILED, stages.service_failed(exc, call.settings_file))
     if call.function_id:
@@ -68,7 +68,7 @@ async def _read(settings: Settings, function_id: str) -> Sequence[FunctionRecord
     """Return the records of all functions, or that of one function.
 
     Raises:
-        InvalidCall: There is no such function.
+        NoFunction: There is no such function.
         InvalidRecord: The record of this function cannot be used.
         PlatformError: S3 failed.
     """

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nanoagent.dev.sender.stages import Exit
-from nanoagent.model.errors import InvalidCall, one_line
+from nanoagent.model.errors import InvalidCall, NanoAgentError, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -70,11 +70,20 @@ def check_function_id(function_id: str) -> None:
         )
 
 
-def no_function(function_id: str, bucket: str) -> InvalidCall:
+class NoFunction(InvalidCall):
+    """The function has no record, or its record may not be read."""
+
+
+def exit_of(error: NanoAgentError) -> Exit:
+    """Return the exit code for a call that cannot be carried out."""
+    return Exit.NO_RESULT if isinstance(error, NoFunction) else Exit.INVALID_CALL
+
+
+def no_function(function_id: str, bucket: str) -> NoFunction:
     """Return the error for a function without a record."""
     problem = f"there is no function {function_id} in the bucket {bucket}, or its record may not be read"
     remedy = "`nanoagent functions` lists the functions, and `nanoagent deploy` makes one"
-    return InvalidCall([f"{problem}; {remedy}"])
+    return NoFunction([f"{problem}; {remedy}"])
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> None:

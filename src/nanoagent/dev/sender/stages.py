@@ -21,7 +21,7 @@ class Exit(IntEnum):
     NOT_SUCCESSFUL = 1  # the job ended with another status, or before the cancellation
     INVALID_CALL = 2  # arguments, code or settings are invalid; nothing was sent
     SERVICE_FAILED = 3  # Redis, S3 or SQS failed
-    NO_RESULT = 4  # no result exists yet
+    NO_RESULT = 4  # no result exists yet; or there is no such job or function
 
 
 class Stage(StrEnum):
