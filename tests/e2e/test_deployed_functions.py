@@ -86,9 +86,8 @@ async def test_a_function_that_fails_says_why(worker: WorkerUnderTest, function:
     assert (code, out) == (1, "begun\n")
     lines = err.splitlines()
     assert lines[1] == "Traceback (most recent call last):"
-    assert re.fullmatch(r"FAILED \(USER_ERROR\)  exit code 1, ran .+, peak .+ of 128 MiB, .+", lines[-3])
-    assert lines[-2] == "error  ZeroDivisionError: division by zero"
-    assert lines[-1].startswith("hint ")
+    assert re.fullmatch(r"FAILED \(USER_ERROR\)  exit code 1, ran .+, peak .+ of 128 MiB, .+", lines[-2])
+    assert lines[-1] == "error  ZeroDivisionError: division by zero"  # it explains itself: no hint
 
 
 async def test_output_files_are_downloaded(worker: WorkerUnderTest, function: Path, tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ DIFFERENT: Final = {
     "start",
     "peakMemoryBytes",
     "outputFiles",
+    "capsule",
 }
 # They are calculated from the duration and the peak.
 ADVICE: Final = {"optimizationTip", "estimatedSavings", "tuning"}
