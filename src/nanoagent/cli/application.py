@@ -70,6 +70,7 @@ ResultLocale = Annotated[
 Payload = Annotated[
     str, typer.Option("--input", help="Input of the job: JSON, @FILE, or - for standard input.")
 ]
+Follow = Annotated[bool, typer.Option("--follow", "-f", help="Print the output while the function runs.")]
 FollowOutsideLinks = Annotated[
     bool,
     typer.Option(

@@ -11,6 +11,7 @@ from nanoagent.cli import settings as settings_of
 from nanoagent.cli.application import (
     AsJson,
     EnvFile,
+    Follow,
     FollowOutsideLinks,
     Payload,
     ResultLocale,
@@ -139,6 +140,7 @@ def _version_number(code: str | None, version: str | None) -> str | None:
     epilog=epilog(
         'invoke hello --input \'{"name": "world"}\'',
         "invoke hello --input @input.json --version 3",
+        "invoke hello --follow",
         exits=_INVOKE_EXITS,
     )
 )
@@ -158,6 +160,7 @@ def invoke(  # noqa: PLR0913, PLR0917 - options of a command line
     wait_s: Annotated[
         float, typer.Option("--wait", help="Seconds to wait for the result; 0: do not wait.")
     ] = 60,
+    follow: Follow = False,
     as_json: AsJson = False,
     env_file: EnvFile = Path(".env"),
 ) -> int:
@@ -176,6 +179,7 @@ def invoke(  # noqa: PLR0913, PLR0917 - options of a command line
         output=output,
         locale=locale,
         wait_s=wait_s,
+        is_following=follow,
         as_json=as_json,
         env_file=env_file,
         settings_file=settings_file,

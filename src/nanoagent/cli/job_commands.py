@@ -13,6 +13,7 @@ from nanoagent.cli.application import (
     AsJson,
     Code,
     EnvFile,
+    Follow,
     FollowOutsideLinks,
     Payload,
     RequestId,
@@ -50,6 +51,7 @@ commands = typer.Typer()
     epilog=epilog(
         'send hello --input \'{"name": "world"}\'',
         "send hello --input @input.json --wait 0",
+        "send hello --follow",
         exits=_SEND_EXITS,
     )
 )
@@ -67,6 +69,7 @@ def send(  # noqa: PLR0913, PLR0917 - options of a command line
     wait_s: Annotated[
         float, typer.Option("--wait", help="Seconds to wait for the result; 0: do not wait.")
     ] = 60,
+    follow: Follow = False,
     follow_outside_links: FollowOutsideLinks = False,
     as_json: AsJson = False,
     env_file: EnvFile = Path(".env"),
@@ -95,6 +98,7 @@ def send(  # noqa: PLR0913, PLR0917 - options of a command line
         locale=locale,
         reuse=reuse,
         follow_outside_links=follow_outside_links,
+        is_following=follow,
         as_json=as_json,
         env_file=env_file,
         settings_file=settings_file,

@@ -658,6 +658,7 @@ def test_with_the_settings_of_make_dev_it_is_said_that_it_may_have_ended(
         (["--timeout-ms", "0"], "--timeout-ms 0"),
         (["--wait", "nan"], "--wait nan"),
         (["--wait", "-1"], "--wait -1"),
+        (["--follow", "--wait", "0"], "--follow: cannot be used with --wait 0"),
         (["--function-id", "a\nb"], "--function-id"),
         (["--function-id", "x" * 257], "--function-id"),
     ],
@@ -667,6 +668,15 @@ def test_an_option_that_every_worker_would_refuse_ends_with_2(
 ):
     assert cli.main(["send", ".", *options]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["send", "."], ["invoke", "hello"]])
+def test_live_output_and_a_json_document_are_not_printed_together(
+    nothing_answers: None, command: list[str], capsys: pytest.CaptureFixture[str]
+):
+    assert cli.main([*command, "--follow", "--json"]) == 2
+    captured = capsys.readouterr()
+    assert "--follow: cannot be used with --json" in captured.out + captured.err
 
 
 @pytest.mark.parametrize("request_id", ["", "a b", "..", "x" * 129])

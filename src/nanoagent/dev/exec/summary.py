@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from rich.console import Console
 from rich.text import Text
 
 from nanoagent.common.units import MIB
@@ -12,9 +13,25 @@ from nanoagent.dev.sender import terminal
 from nanoagent.model.errors import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from nanoagent.model.result import Result
+
+
+def show(result: Result, memory_mb: int | None, begin_line: Callable[[], None]) -> None:
+    """Print the summary to standard error; after success, only on a terminal.
+
+    Args:
+        result: The result of the run.
+        memory_mb: The memory limit of the run, MiB; None if it is unknown.
+        begin_line: Ends an unfinished line of the output.
+    """
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    if result.error_type is None and not console.is_terminal:
+        return
+    begin_line()
+    for line in lines(result, memory_mb):
+        console.print(line)
 
 
 def lines(result: Result, memory_mb: int | None) -> Iterator[Text]:

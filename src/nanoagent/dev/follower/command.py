@@ -1,4 +1,4 @@
-"""The command `nanoagent logs`: its steps and exit codes. `send --follow` uses `print_events`."""
+"""The command `nanoagent logs`: its steps and exit codes."""
 
 from __future__ import annotations
 

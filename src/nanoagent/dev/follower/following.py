@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from nanoagent.dev.follower.events import Disconnected, Event, Position, Taken, Tracker, Waiting
 from nanoagent.model.errors import ResultStoreError
 from nanoagent.results.connections import RedisConnections
+from nanoagent.results.failures import RedisCallError
 from nanoagent.results.redis_live_log import RedisLiveLogReader
 from nanoagent.wiring.redis_address import redis_server
 
@@ -82,7 +83,7 @@ class Following:
         """Yield the events of the job until it has ended. If the connection breaks, connect again.
 
         Raises:
-            ResultStoreError: Redis fails at the beginning, or for a minute.
+            ResultStoreError: Redis fails at the beginning, or for a minute, or this user lacks a permission.
         """
         loop = asyncio.get_running_loop()
         works_since: float | None = None
@@ -93,7 +94,8 @@ class Following:
                     yield event
                 works_since = loop.time()
             except ResultStoreError as exc:
-                if works_since is None or loop.time() - works_since > _GIVE_UP_S:
+                is_denied = isinstance(exc, RedisCallError) and exc.is_denied
+                if is_denied or works_since is None or loop.time() - works_since > _GIVE_UP_S:
                     raise
                 if self._renew_at:
                     yield Disconnected(str(exc))
@@ -150,10 +152,14 @@ class Following:
                 yield event
             if not records and (self._tracker.has_ended or loop.time() >= deadline):
                 break
-        self.is_known = True
-        self.result = _parsed(document)
-        for event in self._tracker.finish(self.result):
+        for event in self.finish(_parsed(document)):
             yield event
+
+    def finish(self, document: dict[str, Any]) -> Iterator[Event]:
+        """Take a result that was read elsewhere. Yield its output that was not shown yet, and the end."""
+        self.is_known = True
+        self.result = document
+        yield from self._tracker.finish(document)
 
     async def snapshot(self) -> AsyncIterator[Event]:
         """Yield what is known of the job now.

@@ -7,16 +7,17 @@ import json
 import os
 import sys
 import uuid
+from contextlib import nullcontext
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import msgspec
-from rich.console import Console
 
 from nanoagent.aws import clients as aws
 from nanoagent.dev.exec import summary
+from nanoagent.dev.follower import live
 from nanoagent.dev.functions.output import check_function_id, exit_of, no_function
 from nanoagent.dev.functions.s3_records import S3Records
 from nanoagent.dev.jobs import outputs
@@ -31,7 +32,10 @@ from nanoagent.model.result import ErrorType
 from nanoagent.model.text import LOCALES
 
 if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
     from nanoagent.config import Settings
+    from nanoagent.dev.follower.live import LiveOutput
     from nanoagent.dev.sender.delivery import Results
     from nanoagent.model.function_record import Version
     from nanoagent.model.result import Result
@@ -60,6 +64,7 @@ class Call:
         wait_s: The longest time to wait for the result, seconds; 0 for no wait.
         locale: `ko` or `en`; empty for the language of the shell.
         output: The folder into which output files are downloaded; None to print their links.
+        is_following: Whether to print the output while the function runs.
         as_json: Whether to print the result document instead of the output.
         env_file: The value of `--env-file`, for the commands that are proposed.
         settings_file: The file with the settings.
@@ -72,6 +77,7 @@ class Call:
     wait_s: float = 60
     locale: str = ""
     output: Path | None = None
+    is_following: bool = False
     as_json: bool = False
     env_file: Path = dev.DEFAULT
     settings_file: Path = dev.DEFAULT
@@ -108,6 +114,7 @@ class _Invocation:
         self._call = call
         self._request_id = f"invoke-{uuid.uuid4().hex[:12]}"
         self._stage = Stage.NOT_SENT
+        self._live: LiveOutput | None = None
 
     async def run(self) -> Exit:
         """Carry out the command.
@@ -123,7 +130,9 @@ class _Invocation:
         async with aws.AwsClients(self._settings.aws_region) as clients:
             version = await self._version(clients)
             body = message.body(self._fields(version), payload)
-            async with delivery.results(self._settings) as results:
+            async with delivery.results(self._settings) as results, self._live_output() as self._live:
+                if self._live is not None:
+                    await self._live.announce()
                 self._stage = Stage.SENDING
                 await delivery.enqueue(clients, self._settings.sqs_queue_url, self._request_id, body)
                 self._stage = Stage.SENT
@@ -135,15 +144,16 @@ class _Invocation:
                     return Exit.SUCCESS
                 found = await self._result(results)
         if found is None:
-            _say(f"The job continues.\n{stages.next_commands(self._request_id, self._call.env_file)}")
+            since = None if self._live is None else self._live.since
+            _say(f"The job continues.\n{stages.next_commands(self._request_id, self._call.env_file, since)}")
             _say(f"nanoagent: {stages.no_result_within(self._call.wait_s)}")
             return Exit.NO_RESULT
         if self._call.output is None:
-            return _show(found, version.settings.memory_mb, as_json=self._call.as_json)
+            return self._show(found, version)
         files = await self._downloaded(found, self._call.output)
         if not self._call.as_json:  # the summary names the files that were written
             found = found | {"outputFiles": [_link(file) for file in files]}
-        code = _show(found, version.settings.memory_mb, as_json=self._call.as_json)
+        code = self._show(found, version)
         lost = [f"{file.name}: {file.problem}" for file in files if file.problem is not None]
         for problem in lost:
             _say(f"nanoagent: output {one_line(problem)}")
@@ -159,8 +169,25 @@ class _Invocation:
             raise StorageError(f"--output: {exc}") from exc
 
     async def _result(self, results: Results) -> dict[str, Any] | None:
-        """Return the document of the result; None if the wait has ended without one."""
+        """Return the document of the result; None if the wait has ended without one.
+
+        With `--follow`, the output of the function is printed meanwhile.
+        """
+        if self._live is not None:
+            return await self._live.result(results, self._call.wait_s)
         return await results.wait(self._request_id, self._call.wait_s)
+
+    def _live_output(self) -> AbstractAsyncContextManager[LiveOutput | None]:
+        return live.of_job(self._settings, self._request_id) if self._call.is_following else nullcontext()
+
+    def _show(self, document: dict[str, Any], version: Version) -> Exit:
+        """Print a result, and return the exit code. Output that `--follow` has printed is not repeated."""
+        memory_mb = version.settings.memory_mb
+        if self._live is None:
+            return _show(document, memory_mb, as_json=self._call.as_json)
+        self._live.show_end(document, memory_mb)
+        result = _decoded(document)
+        return _exit_code_of_newer(document) if result is None else exit_code(result)
 
     async def _version(self, clients: aws.AwsClients) -> Version:
         """Return the version to run.
@@ -196,7 +223,8 @@ class _Invocation:
 
     def after_interruption(self) -> str:
         """Return what has happened to the job when the command stops here."""
-        return stages.after_interruption(self._stage, self._request_id, self._call.env_file)
+        since = None if self._live is None else self._live.since
+        return stages.after_interruption(self._stage, self._request_id, self._call.env_file, since)
 
 
 def _say(text: str) -> None:
@@ -215,6 +243,8 @@ def _check(call: Call) -> None:
         problems.append(f"--locale {call.locale}: is not one of {', '.join(LOCALES)}")
     if not call.wait_s >= 0:  # NaN, too
         problems.append(f"--wait {call.wait_s:g}: is not a number of seconds")
+    if call.is_following:
+        problems += live.problems(as_json=call.as_json, wait_s=call.wait_s)
     if call.version is not None and call.version < 1:
         problems.append(f"--version {call.version}: is not the number of a version")
     if call.output is not None and not problems:
@@ -236,18 +266,25 @@ def _link(file: outputs.Output) -> str:
 
 def _show(document: dict[str, Any], memory_mb: int, *, as_json: bool) -> Exit:
     """Print a result, and return the exit code."""
-    try:
-        result = results_of.decode(json.dumps(document))
-    except msgspec.MsgspecError:  # of a newer worker
+    result = _decoded(document)
+    if result is None:
         print(json.dumps(document) if as_json else shown(document))  # noqa: T201
-        return Exit.SUCCESS if document.get("status") == "SUCCESS" else Exit.NOT_SUCCESSFUL
+        return _exit_code_of_newer(document)
     if as_json:
         print(json.dumps(document, ensure_ascii=False))  # noqa: T201
     else:
         _pass_on(result.stdout, sys.stdout)
         _pass_on(result.stderr, sys.stderr)
-        _say_end(result, memory_mb)
+        summary.show(result, memory_mb, lambda: _end_line(result.stderr))
     return exit_code(result)
+
+
+def _decoded(document: dict[str, Any]) -> Result | None:
+    """Return a result; None if it is that of a newer worker, and cannot be read."""
+    try:
+        return results_of.decode(json.dumps(document))
+    except msgspec.MsgspecError:
+        return None
 
 
 def _pass_on(output: str, stream: TextIO) -> None:
@@ -256,15 +293,13 @@ def _pass_on(output: str, stream: TextIO) -> None:
     stream.flush()
 
 
-def _say_end(result: Result, memory_mb: int) -> None:
-    """Print the summary; after success, only on a terminal."""
-    console = Console(stderr=True, soft_wrap=True, highlight=False)
-    if result.error_type is None and not console.is_terminal:
-        return
-    if result.stderr and not result.stderr.endswith("\n"):
-        console.print()
-    for line in summary.lines(result, memory_mb):
-        console.print(line)
+def _end_line(output: str) -> None:
+    if output and not output.endswith("\n"):
+        _say("")
+
+
+def _exit_code_of_newer(document: dict[str, Any]) -> Exit:
+    return Exit.SUCCESS if document.get("status") == "SUCCESS" else Exit.NOT_SUCCESSFUL
 
 
 def exit_code(result: Result) -> Exit:

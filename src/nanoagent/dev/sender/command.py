@@ -13,10 +13,12 @@ import re
 import shlex
 import sys
 import uuid
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from nanoagent.aws import clients as aws
+from nanoagent.dev.follower import live
 from nanoagent.dev.sender import delivery, dev, language, message, package, packing_report, stages
 from nanoagent.dev.sender.stages import Exit, Stage
 from nanoagent.model.errors import InvalidCall, PlatformError, one_line
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from nanoagent.config import Settings
+    from nanoagent.dev.follower.live import LiveOutput
+    from nanoagent.dev.sender.delivery import Results
     from nanoagent.dev.sender.package import Package
 
 _FUNCTION_ID_CHARACTERS: Final = 256
@@ -54,6 +58,7 @@ class Call:
         locale: `ko` or `en`; empty for the language of the shell.
         reuse: `imports`; empty to reuse nothing.
         follow_outside_links: Whether links to targets outside the folder are replaced with the targets.
+        is_following: Whether to print the output while the job runs, and a summary instead of the result.
         as_json: Whether the output is JSON.
         env_file: The value of `--env-file`, for the commands that are proposed.
         settings_file: The file with the settings.
@@ -69,6 +74,7 @@ class Call:
     locale: str = ""
     reuse: str = ""
     follow_outside_links: bool = False
+    is_following: bool = False
     as_json: bool = False
     env_file: Path = dev.DEFAULT
     settings_file: Path = dev.DEFAULT
@@ -82,11 +88,18 @@ class Report:
         as_json: Whether the output is JSON.
         stage: The progress of the job.
         fields: Further fields of the document.
+        live: The output of the job, if this command follows it.
     """
 
     as_json: bool
     stage: Stage = Stage.NOT_SENT
     fields: dict[str, Any] = field(default_factory=dict)
+    live: LiveOutput | None = None
+
+    @property
+    def since(self) -> str | None:
+        """The position for `stages.next_commands`."""
+        return None if self.live is None else self.live.since
 
     def say(self, text: str) -> None:
         """Print a line to standard error, unless the output is JSON."""
@@ -139,7 +152,7 @@ def send(settings: Settings, call: Call) -> int:
         problems = "\n  ".join(exc.problems)
         return report.end(Exit.INVALID_CALL, error=f"nothing was sent:\n  {problems}")
     except (KeyboardInterrupt, asyncio.CancelledError):
-        report.say(f"\n{stages.after_interruption(report.stage, request_id, call.env_file)}")
+        report.say(f"\n{stages.after_interruption(report.stage, request_id, call.env_file, report.since)}")
         if call.as_json:
             report.end(Exit.NO_RESULT, error="interrupted")
         raise
@@ -160,6 +173,8 @@ def _check_options(call: Call) -> Runtime | None:
         problems.append(f"--timeout-ms {call.timeout_ms}: is not from 1 to {MAX_TIMEOUT_MS}")
     if not call.wait_s >= 0:  # NaN, too
         problems.append(f"--wait {call.wait_s:g}: is not a number of seconds")
+    if call.is_following:
+        problems += live.problems(as_json=call.as_json, wait_s=call.wait_s)
     if len(call.function_id) > _FUNCTION_ID_CHARACTERS or not call.function_id.isprintable():
         problems.append(f"--function-id: is not 1-{_FUNCTION_ID_CHARACTERS} printable characters")
     if problems:
@@ -205,10 +220,15 @@ async def _deliver(
 ) -> int:
     """Upload the code, send the job, and wait for its result. After a failure, print the stage of the job."""
     try:
-        async with delivery.results(settings) as results, aws.AwsClients(settings.aws_region) as clients:
+        async with AsyncExitStack() as opened:
+            results = await opened.enter_async_context(delivery.results(settings))
+            clients = await opened.enter_async_context(aws.AwsClients(settings.aws_region))
             bucket = settings.s3_code_bucket
             is_new = await delivery.upload(clients, bucket, code)
             report.say(f"{'Uploaded' if is_new else 'Already uploaded:'} {code.key}.")
+            if call.is_following:  # after the upload, which may take longer than the lease of a follower
+                report.live = await opened.enter_async_context(live.of_job(settings, request_id))
+                await report.live.announce()
             report.stage = Stage.SENDING
             await delivery.enqueue(clients, settings.sqs_queue_url, request_id, body)
             report.stage = Stage.SENT
@@ -216,23 +236,34 @@ async def _deliver(
             if not call.wait_s:
                 report.say(f"Sent.\n{stages.next_commands(request_id, call.env_file)}")
                 return report.end(Exit.SUCCESS)
-            report.say(f"Sent; waiting up to {call.wait_s:g} s for the result. Ctrl-C ends only the wait.")
-            found = await results.wait(request_id, call.wait_s)
+            found = await _result(results, request_id, call, report)
             if found is None:
                 return _not_ended(request_id, call, report)
-            exit_code = _ended(found, report)
+            exit_code = _ended(found, call, report)
             for tip in _tips(found, call):
                 report.say(tip)
             return exit_code
     except PlatformError as exc:
         if report.stage is Stage.SENDING and not delivery.may_have_arrived(exc):
             report.stage = Stage.NOT_SENT
-        report.say(stages.after_interruption(report.stage, request_id, call.env_file))
+        report.say(stages.after_interruption(report.stage, request_id, call.env_file, report.since))
         return report.end(Exit.SERVICE_FAILED, error=stages.service_failed(exc, call.settings_file))
 
 
-def _ended(found: dict[str, Any], report: Report) -> Exit:
+async def _result(results: Results, request_id: str, call: Call, report: Report) -> dict[str, Any] | None:
+    """Wait for the result, and print the output of the job meanwhile if the call says so."""
+    if report.live is None:
+        report.say(f"Sent; waiting up to {call.wait_s:g} s for the result. Ctrl-C ends only the wait.")
+        return await results.wait(request_id, call.wait_s)
+    report.say(f"Sent; following the job for up to {call.wait_s:g} s. Ctrl-C ends only the following.")
+    return await report.live.result(results, call.wait_s)
+
+
+def _ended(found: dict[str, Any], call: Call, report: Report) -> Exit:
     code = Exit.SUCCESS if found.get("status") == "SUCCESS" else Exit.NOT_SUCCESSFUL
+    if report.live is not None:
+        report.live.show_end(found, call.memory_mb)
+        return code
     return report.end(code, result=found)
 
 
@@ -256,5 +287,5 @@ def _tips(found: dict[str, Any], call: Call) -> list[str]:
 
 
 def _not_ended(request_id: str, call: Call, report: Report) -> Exit:
-    report.say(f"The job continues.\n{stages.next_commands(request_id, call.env_file)}")
+    report.say(f"The job continues.\n{stages.next_commands(request_id, call.env_file, report.since)}")
     return report.end(Exit.NO_RESULT, error=stages.no_result_within(call.wait_s))

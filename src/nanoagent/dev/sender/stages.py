@@ -33,18 +33,30 @@ class Stage(StrEnum):
     SENT = "sent"
 
 
-def after_interruption(stage: Stage, request_id: str, env_file: Path) -> str:
-    """Return what has happened to a job whose sender stops here, and the commands for this job."""
+def after_interruption(stage: Stage, request_id: str, env_file: Path, since: str | None = None) -> str:
+    """Return what has happened to a job whose sender stops here, and the commands for this job.
+
+    `since` is that of `next_commands`.
+    """
     if stage is Stage.NOT_SENT:
         return "Nothing was sent."
     sent = "The job may have been sent" if stage is Stage.SENDING else "The job was sent and continues"
-    return f"{sent}.\n{next_commands(request_id, env_file)}"
+    return f"{sent}.\n{next_commands(request_id, env_file, since)}"
 
 
-def next_commands(request_id: str, env_file: Path) -> str:
-    """Return the commands for a job that was sent."""
+def next_commands(request_id: str, env_file: Path, since: str | None = None) -> str:
+    """Return the commands for a job that was sent.
+
+    Args:
+        request_id: The request ID of the job.
+        env_file: The value of `--env-file`.
+        since: The position after which to follow the job; empty for the beginning, None for no such command.
+    """
     settings = settings_option(env_file)
+    position = f" --since {since}" if since else ""
+    following = f"  to follow it:  nanoagent logs {request_id} --follow{position}{settings}\n"
     return (
+        f"{'' if since is None else following}"
         f"  its result:    nanoagent result {request_id}{settings}\n"
         f"  to cancel it:  nanoagent cancel {request_id}{settings}"
     )
