@@ -50,6 +50,7 @@ SETTINGS_KO: Final = {
     "job_index_size": (
         "`nanoagent jobs`가 보여 줄 수 있는 모든 워커의 최근 작업 수; 0이면 이 워커의 작업을 기록하지 않음"
     ),
+    "job_index_ttl_seconds": "`nanoagent jobs`가 작업을 보여 줄 수 있는 시간(초)",
     "max_result_bytes": (
         "결과 크기의 한도(바이트); 넘으면 전체 stdout과 stderr를 S3에 올리고 결과에 링크를 남김"
     ),
@@ -302,6 +303,7 @@ GROUPS: Final = (
             "redis_tls_cert_file",
             "result_ttl_seconds",
             "job_index_size",
+            "job_index_ttl_seconds",
             "max_result_bytes",
             "result_spool_mb",
             "locale",

@@ -100,7 +100,7 @@ async def test_a_job_that_is_cancelled_before_a_worker_receives_it_does_not_run(
 ):
     message = worker.message(s3Key=await worker.upload(SLEEPS))
     code, cancelled = await command(worker, "cancel", message["requestId"])
-    assert (code, cancelled["outcome"], cancelled["stage"]) == (0, "unknown", "unknown")
+    assert (code, cancelled["outcome"], cancelled["stage"]) == (4, "unknown", "unknown")
 
     (result,) = await worker.run_all([message])
 

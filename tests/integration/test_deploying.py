@@ -160,7 +160,7 @@ async def test_a_dry_run_shows_the_changes_and_makes_none(
     assert await run("deploy", code, "--dry-run", "--memory", "512", "--env", "A=1") == 0
 
     said = capsys.readouterr().out
-    assert f"Would deploy {name}, version 2 (before: version 1)." in said
+    assert f"Would deploy {name}, version 2, which replaces version 1." in said
     for line in ("128 MiB → 512 MiB", "env A", "+ new.py", "~ main.py", "- old.py", "Nothing was changed."):
         assert line in said
     assert puts(recorder) == []
@@ -226,12 +226,12 @@ async def test_a_rollback_restores_code_and_settings(
 
     assert await run(*rollback, "--dry-run") == 0
     said = capsys.readouterr().out
-    assert f"Would roll {name} back to version 1 (before: version 2). Nothing was changed." in said
+    assert f"Would roll {name} back to version 1, which replaces version 2. Nothing was changed." in said
     assert "256 MiB → 64 MiB" in said
     assert (await record_of(end, name))["current"] == 2
 
     assert await run(*rollback) == 0
-    assert f"Rolled {name} back to version 1 (before: version 2)." in capsys.readouterr().out
+    assert f"Rolled {name} back to version 1, which replaces version 2." in capsys.readouterr().out
     record = await record_of(end, name)
     assert (record["current"], len(record["versions"])) == (1, 2)
     assert await run(*rollback, "2") == 0

@@ -171,8 +171,8 @@ async def test_a_user_of_earlier_rules_can_still_cancel(worker: Worker, capsys: 
 
     assert await run("cancel", "bad") == 1
     assert "bad had already ended with status FAILED (USER_ERROR)." in capsys.readouterr().err
-    assert await run("cancel", "queued") == 0
-    assert "is not known to Redis" in capsys.readouterr().err
+    assert await run("cancel", "queued") == 4
+    assert "is not known: check the ID" in capsys.readouterr().err
     assert await worker.redis.exists("cancel:queued")
 
 
@@ -185,10 +185,10 @@ async def test_each_state_of_a_job_that_is_cancelled_is_told(
         await run("cancel", request_id, "--json", *(options or ("--wait", "0")))
         return code, told, json.loads(capsys.readouterr().out)["outcome"]
 
-    unknown = "is not known to Redis: no worker has received it, or its result has expired."
+    unknown = "is not known: check the ID. No worker has received it, or its result has expired."
     will_not_run = "a worker that receives it within an hour will not run it."
     assert await cancelled("nosuch") == (
-        0,
+        4,
         f"nosuch {unknown} If it is in the queue, {will_not_run}",
         "unknown",
     )

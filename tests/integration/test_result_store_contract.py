@@ -842,7 +842,8 @@ async def test_a_server_whose_clock_has_gone_back_still_gives_larger_tokens(redi
 
 
 async def test_the_index_is_bounded_and_expires(redis_server: RedisServer):
-    result_store = RedisResultStore(At(*redis_server.address, db=DATABASE), ttl_s=TTL_S, indexed_jobs=200)
+    server = At(*redis_server.address, db=DATABASE)
+    result_store = RedisResultStore(server, indexed_jobs=200, index_ttl_s=TTL_S)
     redis_server.others.append(result_store)
     for number in range(1000):
         claim = await claimed(result_store, f"r{number}", ABOUT)

@@ -128,6 +128,9 @@ class Settings(BaseSettings):
         description="number of recent jobs of all workers that `nanoagent jobs` can list; 0: this worker's "
         "jobs are not listed",
     )
+    job_index_ttl_seconds: Positive = Field(
+        604_800, description="time for which `nanoagent jobs` can list a job, seconds"
+    )
     max_result_bytes: int = Field(
         512 * 1024,
         ge=4096,

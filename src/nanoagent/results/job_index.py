@@ -2,8 +2,8 @@
 
 The stream `nanoagent:jobs` has an entry for each job that has ended, and for each failed attempt after which
 the job waits for another one. The ID of the entry is the time, ms since the Unix epoch, by the server's
-clock. Its field `job` is a JSON array, see `Entry`. The stream has about JOB_INDEX_SIZE entries, and entries
-expire as results do.
+clock. Its field `job` is a JSON array, see `Entry`. The stream has about JOB_INDEX_SIZE entries, and keeps
+them for JOB_INDEX_TTL_SECONDS.
 
 The sorted set `nanoagent:running` has the requests that workers have claimed. The score is the end of the
 claim, the server's clock in microseconds. The field `about` of the claim (`scripts`) has the function and the

@@ -46,6 +46,7 @@ class RedisResultStore:
         claim_s: How long a claim lasts without a renewal, seconds. It is renewed three times in this time.
         owner: The worker's name. It is stored with claims, with a random part added.
         indexed_jobs: The number of jobs that the index keeps (`job_index`); 0 for no index.
+        index_ttl_s: How long the index keeps a job, seconds.
         op_timeout_s: The longest time that a call may take, seconds. This includes the wait for a free
             connection and the retries.
         background: Runs the task that renews claims.
@@ -64,6 +65,7 @@ class RedisResultStore:
         claim_s: float = 60,
         owner: str = "worker",
         indexed_jobs: int = 2000,
+        index_ttl_s: int = 604_800,
         op_timeout_s: float = 5,
         background: Background | None = None,
     ) -> None:
@@ -75,6 +77,7 @@ class RedisResultStore:
         # The random part is for a restarted worker: it does not own the claims of its predecessor.
         self._owner = f"{owner}/{secrets.token_hex(8)}"
         self._indexed_jobs = indexed_jobs
+        self._index_size, self._index_ttl_s = str(indexed_jobs).encode(), str(index_ttl_s).encode()
         self._connections = RedisConnections(server, op_timeout_s)
         self._written_at = self._verified_at = -math.inf
         self._probe_key = f"nanoagent:worker:{owner}"
@@ -127,9 +130,10 @@ class RedisResultStore:
         """
         held = claim in self._claims
         self._claims.discard(claim)  # otherwise a renewal would find this claim ended, and report it as lost
-        size = self._indexed_jobs
         channel = f"result:{claim.request_id}"
-        arguments = (claim.token, self._ttl_s, channel, document, entry if size else b"", size)
+        indexed = entry if self._indexed_jobs else b""
+        index = (indexed, self._index_size, self._index_ttl_s)
+        arguments = (claim.token, self._ttl_s, channel, document, *index)
         call = scripts.PUBLISH, _keys(claim.request_id), arguments
         try:
             (published,) = await self._connections.run_scripts("publish", call)
@@ -269,8 +273,8 @@ class RedisResultStore:
         return int(self._claim_s * 1_000_000)
 
     async def _release(self, request_id: str, token: int, *, failed: bool, entry: bytes = b"") -> int:
-        size = self._indexed_jobs
-        arguments = (token, self._owner, int(failed), entry if size else b"", size, self._ttl_s)
+        index = (entry if self._indexed_jobs else b"", self._index_size, self._index_ttl_s)
+        arguments = (token, self._owner, int(failed), *index)
         async with self._renewing:  # a renewal that arrives after the release would restore the claim
             call = scripts.RELEASE, _keys(request_id), arguments
             (failures,) = await self._connections.run_scripts("release", call)
@@ -302,7 +306,9 @@ class RedisResultStore:
     async def _tend_index(self) -> None:
         """Remove what has expired from the index of jobs."""
         try:
-            await self._connections.run_scripts("tend the index of jobs", (scripts.TEND, (), (self._ttl_s,)))
+            await self._connections.run_scripts(
+                "tend the index of jobs", (scripts.TEND, (), (self._index_ttl_s,))
+            )
         except ResultStoreError as exc:  # `verify` has logged a permanent cause
             _log.debug("index of jobs not tended", error=str(exc))
 

@@ -124,7 +124,8 @@ return string.format('claimed %s %d %d %d', token, cancelled, redis.call('SCARD'
 PUBLISH: Final = Script(
     f"""
 -- KEYS: result, claim, failed attempts.
--- ARGV: token, time to keep the result (s), channel, document, entry of the index or empty, size of the index
+-- ARGV: token, time to keep the result (s), channel, document, entry of the index or empty, size of the
+-- index, time to keep the index (s)
 local stored = redis.call('GET', KEYS[1])
 if stored then
   return stored == ARGV[4] and 1 or 0
@@ -144,7 +145,7 @@ end
 if ARGV[5] ~= '' then
   redis.pcall('ZREM', '{RUNNING_KEY}', string.sub(KEYS[1], 5))
   redis.pcall('XADD', '{INDEX_KEY}', 'MAXLEN', '~', ARGV[6], '*', 'job', ARGV[5])
-  redis.pcall('EXPIRE', '{INDEX_KEY}', ARGV[2])
+  redis.pcall('EXPIRE', '{INDEX_KEY}', ARGV[7])
 end
 return 1
 """

@@ -143,6 +143,7 @@ def redis_result_store(settings: Settings, background: Background | None = None)
         claim_s=settings.sqs_visibility_seconds,
         owner=settings.worker_id,
         indexed_jobs=settings.job_index_size,
+        index_ttl_s=settings.job_index_ttl_seconds,
         background=background,
     )
 

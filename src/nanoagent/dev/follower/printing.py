@@ -125,7 +125,7 @@ class Printer:
 def _notice(event: Event, request_id: str) -> str:  # noqa: PLR0911 - a table of sentences
     match event:
         case events.Waiting():
-            return f"{request_id} waits: no worker has received it yet"
+            return f"no worker has {request_id}: it waits, or its result has expired, or it was never sent"
         case events.Taken(worker):
             return f"worker {worker} has {request_id}"
         case events.Started(worker, attempt, is_again):

@@ -107,7 +107,7 @@ def _change(difference: Difference) -> str:
 
 
 def _instead_of(update: Update) -> str:
-    return "" if update.before is None else f" (before: version {update.before.current})"
+    return "" if update.before is None else f", which replaces version {update.before.current}"
 
 
 def _unchanged(update: Update) -> str:

@@ -59,7 +59,7 @@ class Cancelled:
     now_ms: int = 0
 
 
-_EXITS: Final = {Outcome.FINISHED: Exit.NOT_SUCCESSFUL}
+_EXITS: Final = {Outcome.FINISHED: Exit.NOT_SUCCESSFUL, Outcome.UNKNOWN: Exit.NO_RESULT}
 
 
 def cancel(
@@ -149,8 +149,8 @@ def _sentence(cancelled: Cancelled, wait_s: float) -> str:
             return f"was not yet received by a worker: {will_be_refused}."
         case Outcome.UNKNOWN:
             return (
-                f"is not known to Redis: no worker has received it, or its result has expired. If it is in "
-                f"the queue, {will_be_refused}."
+                f"is not known: check the ID. No worker has received it, or its result has expired. If it is "
+                f"in the queue, {will_be_refused}."
             )
 
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from nanoagent.dev.jobs.listing import Job, Query
 
 _NONE: Final = (
-    "No jobs. Redis has the jobs of the last hour (RESULT_TTL_SECONDS), unless JOB_INDEX_SIZE=0 is set for "
-    "their workers."
+    "No such jobs. The list has the last jobs of all workers, for as long as the workers' settings "
+    "JOB_INDEX_SIZE and JOB_INDEX_TTL_SECONDS say."
 )
 
 

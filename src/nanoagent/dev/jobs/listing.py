@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
 from nanoagent.model.errors import InvalidCall
-from nanoagent.model.result import Status
+from nanoagent.model.result import ErrorType, Status
 from nanoagent.results import job_index
 
 if TYPE_CHECKING:
@@ -87,17 +87,20 @@ class Query:
         states: The statuses; empty for all.
         since_s: The largest age of jobs that have ended, seconds; None for any.
         limit: The largest number of jobs.
+        without_cancelled: Whether to leave out jobs that their senders have cancelled.
     """
 
     function_id: str = ""
     states: frozenset[State] = field(default_factory=frozenset)
     since_s: int | None = None
     limit: int = 20
+    without_cancelled: bool = False
 
     def has(self, job: Job) -> bool:
         """Return whether the list has a job, apart from its age."""
         is_of_function = not self.function_id or job_index.is_same_function(job.function_id, self.function_id)
-        return is_of_function and (not self.states or job.state in self.states)
+        is_left_out = self.without_cancelled and job.error_type == ErrorType.CANCELLED
+        return is_of_function and not is_left_out and (not self.states or job.state in self.states)
 
 
 def query_of(function_id: str, statuses: Sequence[str], since: str, limit: int, *, failed: bool) -> Query:
@@ -123,7 +126,13 @@ def query_of(function_id: str, statuses: Sequence[str], since: str, limit: int, 
     if failed:
         states |= {State.FAILED, State.TIMEOUT}
     since_s = None if duration is None else int(duration[1]) * _UNITS_S[duration[2]]
-    return Query(function_id=function_id, states=frozenset(states), since_s=since_s, limit=limit)
+    return Query(
+        function_id=function_id,
+        states=frozenset(states),
+        since_s=since_s,
+        limit=limit,
+        without_cancelled=failed,
+    )
 
 
 async def recent(results: Results, query: Query) -> list[Job]:

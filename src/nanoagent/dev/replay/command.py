@@ -182,7 +182,7 @@ def _notes(
     capsule = found.contents.capsule
     job, image = capsule.job, capsule.image
     if call.code is not None:
-        yield f"The code is {call.code}, not that of the job."
+        yield f"This run uses the code in {call.code} instead of the recorded code."
     if missing:
         options = " ".join(f"--env {name}=VALUE" for name in missing)
         yield f"Variables without a value: {', '.join(missing)}. Capsules have no values; add {options}."

@@ -29,6 +29,8 @@ def show(capsule: Capsule, compared: Difference, notes: Sequence[str]) -> None:
     for note in notes:
         console.print(Text.assemble(("note   ", "yellow"), one_line(note)))
     console.print(Text(_heading(capsule)))
+    if capsule.input is not None:
+        console.print(Text(f"input  {_cut(capsule.input)}"))
     _show_fields(console, compared.fields)
     for lines in compared.diffs.values():
         _show_diff(console, lines)

@@ -69,19 +69,19 @@ _STANDARD_PACKAGES: Final = {
 
 _IMPORTED_AT: Final = Text("{file}, line {line}: ", "{file} {line}번째 줄: ")
 _MISSING: Final = Text(
-    "{where}Python did not find the module {name}. If it is a library, install it into the code's folder"
-    " before"
-    " you make the zip: pip install --target . {package}. If it is your own file, put it into the zip.",
-    "{where}Python이 {name} 모듈을 찾지 못했습니다. 라이브러리라면 zip을 만들기 전에 코드 폴더에 설치하세요:"
-    " pip install --target . {package}. 직접 만든 파일이라면 zip에 넣으세요.",
+    "{where}Python did not find the module {name}. If it is a library, run pip install --target . {package}"
+    " in the function's folder, so that it is sent with the code. If it is your own file, put it beside"
+    " main.py.",
+    "{where}Python이 {name} 모듈을 찾지 못했습니다. 라이브러리라면 함수 폴더에서 pip install --target ."
+    " {package} 명령을 실행해 코드와 함께 보내세요. 직접 만든 파일이라면 main.py 옆에 두세요.",
 )
 _NOT_VENDORED: Final = Text(
     "{where}Python did not find the module {name}. requirements.txt lists {package}, but the worker installs"
-    " nothing. Install the packages into the code's folder before you make the zip: pip install --target . -r"
-    " requirements.txt",
+    " nothing. Run pip install --target . -r requirements.txt in the function's folder, so that the packages"
+    " are sent with the code.",
     "{where}Python이 {name} 모듈을 찾지 못했습니다. requirements.txt에 {package}이(가) 있지만 워커는 아무것도"
-    " 설치하지 않습니다. zip을 만들기 전에 코드 폴더에 설치하세요: pip install --target . -r"
-    " requirements.txt",
+    " 설치하지 않습니다. 함수 폴더에서 pip install --target . -r requirements.txt 명령을 실행해 패키지를"
+    " 코드와 함께 보내세요.",
 )
 _OWN_FILE: Final = Text(
     "{where}The zip has {folder}, but not {path}. Put this file into the zip.",
