@@ -172,6 +172,9 @@ class LiveOutput:
             match event:
                 case events.Ended():
                     continue
+                case events.Waiting():
+                    self._notice(f"no worker has received {self._request_id} yet")
+                    continue
                 case events.Started() | events.Refused():
                     self._is_explained = True
                 case events.AttemptEnded() if self._is_permitted:

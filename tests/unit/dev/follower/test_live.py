@@ -150,6 +150,8 @@ async def test_after_the_wait_there_is_a_position_to_continue_at(capfd: pytest.C
     output = LiveOutput(log, "r")
     await output.announce()
     assert output.since == ""
+    assert await output.result(results(NoResults()), 0.2) is None
+    assert capfd.readouterr().err == "nanoagent: no worker has received r yet\n"
     claim = await claimed(store)
     await log.append(claim, [Record(Kind.STARTED, 1, claim.token, b"w"), Record(Kind.STDOUT, 1, 0, b"ou")])
     assert await output.result(results(NoResults()), 0.2) is None
