@@ -488,6 +488,8 @@ async def test_without_a_result_the_commands_for_the_job_are_proposed(
         (["{name}", "--version", "0"], "--version 0: is not the number of a version"),
         (["{name}", "--env", "A"], "--env A: is not set in this environment"),
         (["{name}", "--wait", "nan"], "--wait nan: is not a number of seconds"),
+        (["{name}", "--follow", "--json"], "--follow: cannot be used with --json"),
+        (["{name}", "--follow", "--wait", "0"], "--follow: cannot be used with --wait 0"),
         (["{name}", "--locale", "fr"], "--locale fr: is not one of ko, en"),
     ],
 )
