@@ -65,7 +65,8 @@ def _report(error: Exception) -> int:
         return EXIT_INTERRUPTED
     code = EXIT_FAILED
     if isinstance(error, typer.TyperException):  # wrong arguments; typer has no other public name for it
-        lines, code = [error.format_message(), "See --help of the command."], EXIT_USAGE
+        command = getattr(getattr(error, "ctx", None), "command_path", "nanoagent")
+        lines, code = [f"nanoagent: {error.format_message()}", f"See: {command} --help"], EXIT_USAGE
     elif isinstance(error, ConfigError):
         problems = (f"  {without_secrets(problem)}" for problem in error.problems)
         lines, code = ["The settings cannot be used:", *problems], EXIT_USAGE

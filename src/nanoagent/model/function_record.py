@@ -224,7 +224,9 @@ def rolled_back(record: FunctionRecord, number: int | None) -> FunctionRecord:
         number = record.current_version.replaced
         if number is None:
             name = one_line(record.function_id)
-            raise InvalidCall([f"--rollback: version {record.current} of {name} has replaced no version"])
+            advice = f"name another version (nanoagent functions {name} lists them)"
+            problem = f"--rollback: version {record.current} of {name} is the first one; {advice}"
+            raise InvalidCall([problem])
     return msgspec.structs.replace(record, current=record.version(number).number)
 
 

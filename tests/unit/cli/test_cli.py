@@ -48,12 +48,16 @@ COMMANDS = (
 
 
 @pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder without a .env, and an environment without settings."""
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A folder without a .env, and an environment without settings. Commands add those of files."""
+    before = dict(os.environ)
     monkeypatch.chdir(tmp_path)
-    for name in list(os.environ):
+    for name in before:
         if name.lower() in Settings.model_fields:
-            monkeypatch.delenv(name)
+            del os.environ[name]
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture

@@ -103,7 +103,7 @@ def test_rollbacks_in_sequence_go_further_back_until_the_first_version():
     assert record.current == 2
     record = rolled_back(record, None)
     assert record.current == 1
-    with pytest.raises(InvalidCall, match="version 1 of f has replaced no version"):
+    with pytest.raises(InvalidCall, match="version 1 of f is the first one"):
         rolled_back(record, None)
 
 

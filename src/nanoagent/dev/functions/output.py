@@ -81,7 +81,7 @@ def exit_of(error: NanoAgentError) -> Exit:
 
 def no_function(function_id: str, bucket: str) -> NoFunction:
     """Return the error for a function without a record."""
-    problem = f"there is no function {function_id} in the bucket {bucket}, or its record may not be read"
+    problem = f"there is no function {function_id} in the bucket {bucket}, or you may not read its record"
     remedy = "`nanoagent functions` lists the functions, and `nanoagent deploy` makes one"
     return NoFunction([f"{problem}; {remedy}"])
 

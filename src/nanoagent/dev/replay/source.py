@@ -161,8 +161,8 @@ async def _capsule(store: S3Store, bucket: str, key: str, into: Path, name: str)
         if missing.absence not in {Absence.KEY, Absence.DENIED}:
             raise StorageError(str(missing)) from missing
         reasons = (
-            "the job has succeeded or has not ended, the capsule is older than the lifecycle rule of the "
-            "bucket allows, or the worker's setting CAPSULES is off"
+            "check the ID (nanoagent jobs lists recent jobs). Only failed jobs leave a capsule, unless the "
+            "worker's setting CAPSULES says otherwise, and a lifecycle rule of the bucket may delete it"
         )
         refused = "; or these credentials may not read it" if missing.absence is Absence.DENIED else ""
         raise NoCapsule(

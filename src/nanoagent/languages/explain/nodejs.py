@@ -16,28 +16,29 @@ if TYPE_CHECKING:
     from nanoagent.languages.explain.rule import Rule
 
 HEAP: Final = Text(
-    "The heap of V8 was full. Its limit is about half of memoryMb, or 259 MB if memoryMb is 512 or less."
-    " Raise memoryMb, or keep large data in Buffers, which are not part of the heap.",
-    "V8 힙이 가득 찼습니다. 힙의 한도는 memoryMb의 약 절반이며, 512MB 이하에서는 259MB입니다."
-    " memoryMb를 늘리거나, 큰 데이터는 힙에 포함되지 않는 Buffer에 두세요.",
+    "The heap of V8 was full. Its limit is lower than memoryMb; stderr shows the size that it had reached."
+    " If the program keeps data that it no longer needs, release the data. Otherwise raise memoryMb, or keep"
+    " large data in Buffers, which are not part of the heap.",
+    "V8 힙이 가득 찼습니다. 힙의 한도는 memoryMb보다 작으며, 도달한 크기는 stderr에 있습니다."
+    " 필요 없는 데이터를 프로그램이 붙들고 있다면 놓아 주세요. 아니라면 memoryMb를 늘리거나,"
+    " 큰 데이터는 힙에 포함되지 않는 Buffer에 두세요.",
 )
 _PACKAGE: Final = Text(
-    "{where}Node.js did not find the package {name}. Run npm install {name} in the code's folder, and put"
-    " node_modules into the zip.",
-    "{where}Node.js가 {name} 패키지를 찾지 못했습니다. 코드 폴더에서 npm install {name}을(를) 실행하고"
-    " node_modules를 zip에 넣으세요.",
+    "{where}Node.js did not find the package {name}. Run npm install {name} in the function's"
+    " folder, so that node_modules is sent with the code.",
+    "{where}Node.js가 {name} 패키지를 찾지 못했습니다. 함수 폴더에서 npm install {name}을(를) 실행해"
+    " node_modules를 코드와 함께 보내세요.",
 )
 _NOT_VENDORED: Final = Text(
     "{where}Node.js did not find the package {name}. package.json lists it, but the worker installs"
-    " nothing. Run npm"
-    " install --omit=dev in the code's folder, and put node_modules into the zip.",
+    " nothing. Run npm install --omit=dev in the function's folder, so that node_modules is sent with the"
+    " code.",
     "{where}Node.js가 {name} 패키지를 찾지 못했습니다. package.json에 있지만 워커는 아무것도 설치하지"
-    " 않습니다."
-    " 코드 폴더에서 npm install --omit=dev를 실행하고 node_modules를 zip에 넣으세요.",
+    " 않습니다. 함수 폴더에서 npm install --omit=dev를 실행해 node_modules를 코드와 함께 보내세요.",
 )
 _FILE: Final = Text(
-    "{where}The zip does not have the file {name}. Compare the path and the file name extension.",
-    "{where}{name} 파일이 zip에 없습니다. 경로와 확장자를 확인하세요.",
+    "{where}The code does not have the file {name}. Compare the path and the file name extension.",
+    "{where}{name} 파일이 코드에 없습니다. 경로와 확장자를 확인하세요.",
 )
 _CASE: Final = Text(
     "{where}The zip has {found}, but the code imports {name}. Linux distinguishes upper and lower case.",

@@ -144,11 +144,11 @@ def test_a_full_heap_of_v8_is_told_apart_from_other_signals():
             "Error [ERR_MODULE_NOT_FOUND]: Cannot find package '@a/b' imported from /work/index.mjs",
             "npm install @a/b in",
         ),
-        (Runtime.NODEJS, "Error: Cannot find module './utils'", "The zip does not have the file utils"),
+        (Runtime.NODEJS, "Error: Cannot find module './utils'", "The code does not have the file utils"),
         (
             Runtime.NODEJS,
             "Error [ERR_MODULE_NOT_FOUND]: Cannot find module '/work/utils' imported from /work/index.js",
-            "The zip does not have the file utils",
+            "The code does not have the file utils",
         ),
         (
             Runtime.PYTHON,
