@@ -282,7 +282,7 @@ async def test_those_who_deploy_and_invoke_need_all_that_their_policies_allow_an
         assert invoker - recorder.used() == set()
         assert recorder.refused() == set()
         assert (await commanded(environment, "deploy", code))[0] == 3
-        assert (await commanded(environment, "invoke", "no-function"))[0] == 2
+        assert (await commanded(environment, "invoke", "no-function"))[0] == 4
 
 
 async def test_a_replay_and_a_retry_need_all_that_their_policies_allow_and_nothing_else(
