@@ -330,6 +330,19 @@ async def readiness_without_slots(worker: MarkedWorker, mark_of_folder: str) -> 
     return said
 
 
+async def kept_in_redis(worker: WorkerUnderTest, key: bytes) -> Any:
+    """Return what Redis keeps under a key of any type."""
+    client = worker.redis
+    reads: dict[bytes | str, Callable[[bytes], Any]] = {
+        b"string": client.get,
+        b"hash": client.hgetall,
+        b"set": client.smembers,
+        b"zset": lambda key: client.zrange(key, 0, -1),
+        b"stream": client.xrange,
+    }
+    return await reads[await client.type(key)](key)
+
+
 @pytest.mark.timeout(300)  # two builds among fifteen jobs, and five commands
 async def test_no_name_or_secret_of_the_host_appears_where_it_must_not(
     stack: EmbeddedStack, tmp_path: Path, record_property: Callable[[str, object], None]
@@ -377,7 +390,7 @@ async def test_no_name_or_secret_of_the_host_appears_where_it_must_not(
         for result in results:
             sightings.look("result", json.dumps(result))
         async for key in worker.redis.scan_iter("*"):
-            kept = await worker.redis.get(key)
+            kept = await kept_in_redis(worker, key)
             if not any(seeker["requestId"].encode() in key for seeker in messages[: len(Runtime)]):
                 sightings.look("result", f"{key!r} {kept!r}")
         for letter in await stack.queues.dead_letters(queue_url=worker.dead_letter_url):
