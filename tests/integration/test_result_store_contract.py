@@ -93,7 +93,8 @@ class RedisServer:
         return settings["host"], settings["port"]
 
     def another(self) -> ResultStore:
-        result_store = RedisResultStore(At(*self.address, db=DATABASE), ttl_s=TTL_S, claim_s=CLAIM_S)
+        server = At(*self.address, db=DATABASE)
+        result_store = RedisResultStore(server, ttl_s=TTL_S, claim_s=CLAIM_S, index_ttl_s=TTL_S)
         self.others.append(result_store)
         return result_store
 
@@ -195,7 +196,10 @@ class MemoryServer:
 @asynccontextmanager
 async def opened_redis(stack: EmbeddedStack) -> AsyncIterator[RedisServer]:
     result_store = RedisResultStore(
-        At(stack.redis_host, stack.redis_port, db=DATABASE), ttl_s=TTL_S, claim_s=CLAIM_S
+        At(stack.redis_host, stack.redis_port, db=DATABASE),
+        ttl_s=TTL_S,
+        claim_s=CLAIM_S,
+        index_ttl_s=TTL_S,
     )
     async with Redis(host=stack.redis_host, port=stack.redis_port, db=DATABASE, protocol=2) as redis:
         await redis.flushdb()

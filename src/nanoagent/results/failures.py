@@ -169,6 +169,8 @@ _TEXTS: Final[tuple[tuple[re.Pattern[str], FailureKind], ...]] = tuple(
         # Redis 4 and older do not allow TIME before a write, or HSET of several fields.
         ("non deterministic commands|Wrong number of args calling Redis command", TOO_OLD),
         ("protected mode", _KINDS["DENIED"]),
+        # Before the login, Redis refuses commands of more than ten words with this text, not with NOAUTH.
+        ("unauthenticated (?:multi)?bulk length", _KINDS["NOAUTH"]),
     )
 )
 # The class of the exception → the kind. Subclasses come before their base classes.
