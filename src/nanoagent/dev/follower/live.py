@@ -15,7 +15,7 @@ import msgspec
 
 from nanoagent.dev.exec import summary
 from nanoagent.dev.follower import events, following
-from nanoagent.dev.follower.events import STDERR, STDOUT, Position
+from nanoagent.dev.follower.events import STDERR, Position
 from nanoagent.dev.follower.following import Following
 from nanoagent.dev.follower.printing import Printer, ReaderGone
 from nanoagent.model import result as results_of
@@ -57,16 +57,6 @@ async def of_job(settings: Settings, request_id: str) -> AsyncIterator[LiveOutpu
         yield LiveOutput(reader, request_id)
 
 
-class _Printer(Printer):
-    """A printer that lets a summary follow."""
-
-    def begin_line(self) -> None:
-        """End an unfinished line, so that a line of this command can follow on standard error."""
-        for stream in (STDOUT, STDERR):
-            if stream == STDERR or stream in self._texts:
-                self._end_line(stream)
-
-
 class LiveOutput:
     """Prints the output of a job that this process sends, while the job runs.
 
@@ -78,7 +68,7 @@ class LiveOutput:
     def __init__(self, logs: LiveLogReader, request_id: str) -> None:
         self._request_id = request_id
         self._following = Following(logs, request_id)
-        self._printer = _Printer(request_id)
+        self._printer = Printer(request_id)
         self._is_permitted = True
         self._is_explained = False  # whether it is said where the output comes from
         self._closed: set[str] = set()

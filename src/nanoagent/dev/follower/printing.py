@@ -98,10 +98,14 @@ class Printer:
 
     def notice(self, text: str) -> None:
         """Print a line of this command to standard error."""
+        self.begin_line()
+        self._write(STDERR, f"nanoagent: {one_line(text)}\n".encode())
+
+    def begin_line(self) -> None:
+        """End an unfinished line, so that a line of this command can follow on standard error."""
         for stream in (STDOUT, STDERR):
             if stream == STDERR or stream in self._texts:
                 self._end_line(stream)
-        self._write(STDERR, f"nanoagent: {one_line(text)}\n".encode())
 
     def _end_line(self, stream: str) -> None:
         if self._is_inside_line[stream]:
